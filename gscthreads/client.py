@@ -1,0 +1,299 @@
+"""One HTTP request out, exactly one answer per slice in.  No retry, no sleep, no thread, no rate limiting.
+
+Sources: gsc-api.md 1 (paths), 2.1 (request body), 4 (batches), 5 (errors).  Log lines never hold a token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import urllib.parse
+import uuid
+import weakref
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
+
+import requests
+
+from ._version import __version__
+from .body import Body, classify, read_refusal, send_fault
+from .errors import ApiError, CredentialsError, Transient, Unauthorized
+from .halt import Halt, Halted
+from .model import ROW_LIMIT, Failed, Fetched, Rows, Slice
+from .multipart import MAX_PART, Matcher, Part, compose
+from .sockets import SocketRegistry, adopt_session, new_session
+
+log = logging.getLogger(__name__)
+
+Outcome = Union[Fetched, Failed]
+Decode = Callable[[bytes, Slice], Rows]
+
+
+class Credentials(Protocol):
+    """What the client needs of ``auth.Credentials``."""
+
+    @property
+    def session(self) -> Optional[requests.Session]: ...
+
+    def authorize(self, http: requests.Session) -> Dict[str, str]: ...
+
+    def reject(self, headers: Mapping[str, str]) -> None: ...
+
+
+class Client:
+    """Speaks to the API at *api_root*.  Thread-safe: each thread has its own session, unless the credentials are a
+    session.  ``decode`` turns the JSON body of one slice into Rows or raises Transient.
+
+    ``registry`` must be aborted when *halt* is set, and somebody must call its ``expire``: only then do halts and
+    deadlines reach a blocked thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_root: str,
+        credentials: Credentials,
+        registry: SocketRegistry,
+        halt: Halt,
+        http_timeout: float,
+        data_state: str,
+        decode: Decode,
+        ca_bundle: Optional[str] = None,
+        user_agent: Optional[str] = None,
+    ) -> None:
+        self.batch_supported = True  #: False once the server turned out to have no batch path
+        self.credentials = credentials
+        self.registry = registry
+        self.halt = halt
+        self.http_timeout = http_timeout
+        self.user_agent = f"{user_agent or 'gscthreads/' + __version__} (gzip)"  # gsc-api.md 7.1: Google wants it
+        self._root = api_root.rstrip("/")
+        url = urllib.parse.urlsplit(self._root)
+        self.server = url.netloc.rpartition("@")[2]
+        google = url.hostname == "www.googleapis.com"  # its plain /batch is dead (gsc-api.md 1)
+        self._batch_path = "/batch/webmasters/v3" if google else "/batch"
+        self._data_state = data_state
+        self._decode = decode
+        self._ca_bundle = ca_bundle
+        self._thread = threading.local()
+        self._lock = threading.Lock()  # guards _sessions and the change of batch_supported
+        self._sessions: "weakref.WeakSet[requests.Session]" = weakref.WeakSet()
+        if credentials.session is not None:
+            adopt_session(credentials.session, registry, self._root)
+
+    def fetch(self, batch: Sequence[Slice], deliver: Callable[[Outcome], None]) -> None:
+        """Fetch *batch*: one slice by a plain call, more by one multipart POST.
+
+        Each slice is delivered exactly once, as its part arrives, unless this raises: Halted when halted in the
+        middle, CredentialsError when no token can be had, or whatever *deliver* raises.
+        """
+        if not batch:
+            return
+        with _Exchange(self, self.http_timeout * (1 + len(batch) / 10)) as exchange:
+            replies = _Replies(batch, deliver, self._decode, exchange)
+            alone = len(batch) == 1
+            answers = self._answer(exchange, batch[0]) if alone else self._answers(exchange, batch)
+            while True:  # a "for" with the "except" around it would also catch what deliver raises
+                try:
+                    index, part = next(answers)
+                except StopIteration:
+                    exchange.check_halt()
+                    missing = Transient("no answer for this slice in the batch", reason="missingPart")
+                    return replies.fail_rest(missing, alone=False)
+                except ApiError as error:
+                    return replies.fail_rest(exchange.judge(error), alone=alone)
+                exchange.check_halt()
+                replies.settle(index, part)
+
+    def sites(self) -> List[Tuple[str, str]]:
+        """(siteUrl, permissionLevel) of each site, as listed.  Raises ApiError, Halted or CredentialsError."""
+        with _Exchange(self, self.http_timeout) as exchange:
+            try:
+                response = exchange.send("GET", f"{self._root}/webmasters/v3/sites?prettyPrint=false&alt=json")
+                if response.status_code != 200:
+                    raise read_refusal(response)
+                return _read_sites(Body(response, max_bytes=MAX_PART).read_all())
+            except ApiError as error:
+                raise exchange.judge(error)
+
+    def close(self) -> None:
+        """Close the sessions made here.  Idempotent; call it when no thread fetches any more."""
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+
+    def session(self) -> requests.Session:
+        """The calling thread's session."""
+        if self.credentials.session is not None:
+            return self.credentials.session
+        session: Optional[requests.Session] = getattr(self._thread, "session", None)
+        if session is None:
+            session = self._thread.session = new_session(self.registry, ca_bundle=self._ca_bundle)
+            with self._lock:
+                self._sessions.add(session)
+        return session
+
+    def _answer(self, exchange: _Exchange, wanted: Slice) -> Iterator[Tuple[int, Part]]:
+        response = exchange.send("POST", self._root + _query_path(wanted), self._query_body(wanted), "application/json")
+        if response.status_code != 200:
+            raise read_refusal(response)
+        yield 0, Part(None, 200, response.headers, Body(response, max_bytes=MAX_PART).read_all())
+
+    def _answers(self, exchange: _Exchange, batch: Sequence[Slice]) -> Iterator[Tuple[int, Part]]:
+        if not self.batch_supported:
+            raise _no_batch()
+        boundary, matcher = f"batch_{uuid.uuid4().hex}", Matcher(len(batch))
+        calls = [
+            (content_id, f"POST {_query_path(wanted)}", self._query_body(wanted))
+            for content_id, wanted in zip(matcher.content_ids, batch)
+        ]
+        kind = f'multipart/mixed; boundary="{boundary}"'
+        response = exchange.send("POST", self._root + self._batch_path, compose(calls, boundary), kind)
+        if response.status_code in (404, 405, 501):
+            with self._lock:
+                first, self.batch_supported = self.batch_supported, False
+            if first:
+                log.warning("%s has no batch path: one call per request from now on", self.server)
+            raise _no_batch()
+        if response.status_code != 200:
+            raise read_refusal(response)
+        body = Body(response, max_bytes=MAX_PART * len(batch))
+        yield from matcher.match(body, response.headers.get("Content-Type", ""))
+
+    def _query_body(self, wanted: Slice) -> bytes:
+        dataset, key = wanted
+        query = {
+            "startDate": key.date.isoformat(),
+            "endDate": key.date.isoformat(),
+            "dimensions": list(dataset.report.dimensions),
+            "type": dataset.search_type,
+            "rowLimit": ROW_LIMIT,
+            "startRow": key.start_row,
+            "dataState": self._data_state,
+        }
+        return json.dumps(query, separators=(",", ":")).encode("ascii")
+
+
+class _Exchange:
+    """One HTTP request and its answer, under a deadline; closes the answer at the end."""
+
+    def __init__(self, client: Client, seconds: float) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._stack = contextlib.ExitStack()
+        self._token: Optional[Dict[str, str]] = None  # the headers that authorized it; None once rejected
+
+    def __enter__(self) -> _Exchange:
+        self.watch = self._stack.enter_context(self._client.registry.deadline(self._seconds))
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._stack.close()
+
+    def check_halt(self) -> None:
+        if self._client.halt.is_set():
+            raise Halted(self._client.halt.reason)
+
+    def send(self, method: str, url: str, data: Optional[bytes] = None, kind: str = "") -> requests.Response:
+        """The answer, its body not yet read.  Raises ApiError, CredentialsError or Halted."""
+        client = self._client
+        session = client.session()
+        self.check_halt()
+        try:
+            self._token = dict(client.credentials.authorize(session))
+        except CredentialsError:
+            self.check_halt()
+            raise
+        self.check_halt()
+        headers = {"Accept-Encoding": "gzip", "User-Agent": client.user_agent, **self._token}
+        if kind:
+            headers["Content-Type"] = kind
+        timeout = (min(client.http_timeout, 10.0), client.http_timeout)
+        try:
+            response = session.request(
+                method, url, data=data, headers=headers, stream=True, timeout=timeout, allow_redirects=False
+            )
+        except Exception as error:
+            foreign = client.credentials.session is not None
+            fault = send_fault(error, client.server, client.http_timeout, foreign=foreign)
+            if fault is None:
+                raise
+            self.check_halt()
+            raise fault from error
+        self._stack.callback(response.close)
+        log.debug("%s %s: HTTP %s", method, url.partition("?")[0], response.status_code)
+        return response
+
+    def judge(self, error: ApiError) -> ApiError:
+        """What *error* really is: a halt (raised as Halted), a deadline, or itself.  Rejects a refused token."""
+        self.check_halt()
+        self.see(error)
+        if self.watch.expired and error.status is None:
+            late = Transient(f"no complete answer within {self._seconds:g} s", reason="timeout")
+            late.__cause__ = error
+            return late
+        return error
+
+    def see(self, error: ApiError) -> None:
+        """Reject the token, once, when *error* says that it isn't accepted."""
+        if isinstance(error, Unauthorized) and self._token is not None:
+            token, self._token = self._token, None
+            self._client.credentials.reject(token)
+
+
+class _Replies:
+    """Which slices of one request still wait for their answer; sees to it that each is delivered once."""
+
+    def __init__(
+        self, batch: Sequence[Slice], deliver: Callable[[Outcome], None], decode: Decode, exchange: _Exchange
+    ) -> None:
+        self._waiting: Dict[int, Slice] = dict(enumerate(batch))
+        self._deliver = deliver
+        self._decode = decode
+        self._exchange = exchange
+
+    def settle(self, index: int, part: Part) -> None:
+        """The HTTP answer to slice *index* is here: deliver it, unless that was done (the first one counts)."""
+        wanted = self._waiting.pop(index, None)
+        if wanted is None:
+            log.debug("ignored a second answer to one slice")
+            return
+        with self._exchange.watch.paused():
+            self._deliver(self._outcome(wanted, part))
+
+    def fail_rest(self, error: ApiError, *, alone: bool) -> None:
+        """Deliver every slice that still waits as failed."""
+        with self._exchange.watch.paused():
+            for index in list(self._waiting):
+                self._deliver(Failed(self._waiting.pop(index), error, alone))
+
+    def _outcome(self, wanted: Slice, part: Part) -> Outcome:
+        if part.status == 200:
+            try:
+                return Fetched(wanted, self._decode(part.body, wanted))
+            except Transient as error:
+                return Failed(wanted, error)
+        if part.status == 0:
+            return Failed(wanted, Transient("this part of the batch is not an HTTP answer", reason="malformed"))
+        refusal = classify(part.status, part.body, part.headers)
+        self._exchange.see(refusal)
+        return Failed(wanted, refusal)
+
+
+def _query_path(wanted: Slice) -> str:
+    site = urllib.parse.quote(wanted.dataset.site, safe="")
+    return f"/webmasters/v3/sites/{site}/searchAnalytics/query?prettyPrint=false&alt=json"
+
+
+def _no_batch() -> Transient:
+    return Transient("the server has no batch path", reason="noBatch")
+
+
+def _read_sites(body: bytes) -> List[Tuple[str, str]]:
+    try:
+        entries = json.loads(body.decode("utf-8")).get("siteEntry", [])
+        return [(str(entry["siteUrl"]), str(entry.get("permissionLevel", ""))) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Transient("the list of sites is not in Google's format", status=200, reason="malformed") from error

@@ -1,0 +1,92 @@
+"""The values that cross threads: reports, datasets, slices and what became of them.  All immutable."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import List, NamedTuple, Optional, Tuple
+
+from .errors import ApiError
+
+#: Most rows of one call (gsc-api.md 2.1, rowLimit).
+ROW_LIMIT = 25_000
+
+#: Search types of the API, in the spelling of its documentation (gsc-api.md 2.1, ``type``).
+SEARCH_TYPES = ("web", "image", "video", "news", "discover", "googleNews")
+
+#: Dimensions a report may have (gsc-api.md 2.2).  ``hour`` is left out: the store keeps whole days.
+DIMENSIONS = ("date", "page", "query", "country", "device", "searchAppearance")
+
+
+class Report(NamedTuple):
+    """A named tuple of dimensions; a row of the report has one value for each."""
+
+    name: str
+    dimensions: Tuple[str, ...]
+
+
+class Dataset(NamedTuple):
+    """One site, one report, one search type: the unit that owns days."""
+
+    site: str
+    report: Report
+    search_type: str
+
+    def __str__(self) -> str:
+        return f"{self.site} {self.report.name} {self.search_type}"
+
+
+class SliceKey(NamedTuple):
+    """One call's worth of a day: rows ``start_row`` to ``start_row + ROW_LIMIT - 1`` of ``date``."""
+
+    date: dt.date
+    start_row: int
+
+    def __str__(self) -> str:
+        return f"{self.date}+{self.start_row}"
+
+
+class Slice(NamedTuple):
+    """A slice key together with the dataset it belongs to."""
+
+    dataset: Dataset
+    key: SliceKey
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.key}"
+
+
+#: One row without its page: (-clicks, -impressions, query, country, device, appearance, ctr, position).
+#: A dimension the report lacks is "".  Negated counts make the natural tuple order the order of rank
+#: (most clicks, then most impressions, then query).  ``ctr`` is None when it equals clicks / impressions
+#: exactly, so that it need not be stored; ``position`` is None where Google sends none (discover, googleNews).
+Row = Tuple[int, int, str, str, str, str, Optional[float], Optional[float]]
+
+
+class Rows(NamedTuple):
+    """The decoded rows of one slice, grouped by page: [(page URL, its rows in order of rank)].
+
+    ``received`` counts the rows Google sent, ``kept`` those left after removing rows whose dimensions repeat;
+    whether the day goes on is decided by ``received``.  ``first_incomplete`` is the first date Google calls
+    unsettled (gsc-api.md 2.6, metadata), when it says so.  A report without ``page`` has one group, named "".
+    """
+
+    received: int
+    kept: int
+    groups: List[Tuple[str, List[Row]]]
+    first_incomplete: Optional[dt.date] = None
+
+
+class Fetched(NamedTuple):
+    """Google answered this slice."""
+
+    slice: Slice
+    rows: Rows
+
+
+class Failed(NamedTuple):
+    """This slice has no rows.  ``alone`` is True when the fault is the slice's own, False when a whole HTTP batch
+    was hit (so that it doesn't use up the slice's attempts)."""
+
+    slice: Slice
+    error: ApiError
+    alone: bool = True

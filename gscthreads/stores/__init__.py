@@ -1,0 +1,30 @@
+"""Stores, by URL."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from .base import Store
+
+
+def open_store(url: str) -> Store:
+    """The store that *url* names, not opened yet: ``sqlite:///file.db`` (``sqlite:////absolute/file.db``).
+
+    Raises ConfigError for anything else.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "sqlite":
+        path = rest[1:] if rest.startswith("/") else ""
+        if not path or path == ":memory:":
+            raise ConfigError(f"store {url!r} names no file; use sqlite:///search.db or sqlite:////absolute/search.db")
+        from .sqlite import SQLiteStore
+
+        return SQLiteStore(path)
+    if not separator and url.endswith((".db", ".sqlite", ".sqlite3")):
+        raise ConfigError(f"store {url!r} is a bare file name; write sqlite:///{url}")
+    raise ConfigError(f"store {_without_password(url)!r} is of no known kind; use sqlite:///search.db")
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}***{at}{host}" if at else url

@@ -1,0 +1,109 @@
+"""The store contract in words.  Every store keeps these promises; ``tests/contract`` holds each to them."""
+
+from __future__ import annotations
+
+import abc
+import datetime as dt
+from typing import Dict, Iterable, Mapping, NamedTuple, Optional
+
+from ..halt import Halt
+from ..model import Dataset, Rows, SliceKey
+
+#: What the ledger says of a day.  OPEN: begun, nothing published yet.  FAILED: given up, nothing published.
+OPEN, PROVISIONAL, FINAL, FAILED = "open", "provisional", "final", "failed"
+
+
+class Acknowledged(NamedTuple):
+    """One slice that is durably in the store: how many rows Google sent, and when and how it was asked for."""
+
+    received: int
+    fetched_on: dt.date  # Pacific date
+    data_state: str
+
+
+class DayRecord(NamedTuple):
+    """The ledger's entry for a day.  ``slices`` are those acknowledged since the day was last published."""
+
+    status: str
+    slices: Mapping[int, Acknowledged]
+
+
+class RunFigures(NamedTuple):
+    """What a run has done so far, as kept in gsc_runs."""
+
+    status: str
+    days: int
+    rows: int
+    calls: int
+    retries: int
+    peak_qpm: int
+    seconds: float
+
+
+class Store(abc.ABC):
+    """Where rows and the ledger live.  Not thread-safe: one thread (the coordinator) opens, uses and closes it.
+
+    Writing goes through transactions: ``begin``, any number of ``stage``, ``publish``, ``fail_day``, ``save_run``,
+    then ``commit``.  What a transaction did is visible and durable when ``commit`` returns, and not at all before.
+    Every method raises ``StoreError`` (``StoreFull``, ``StoreLocked``) with the driver's error as its cause.
+    """
+
+    #: True when ``open`` found no database and made one.
+    created = False
+
+    @abc.abstractmethod
+    def open(self, *, exclusive: bool = True) -> None:
+        """Connect, migrate the schema forward, and take the sync lock (released by the system if we are killed).
+
+        Not *exclusive*: only read, without the lock; a store that does not exist is a ``StoreError``.
+        """
+
+    @abc.abstractmethod
+    def close(self, *, discard: bool = False) -> None:
+        """Let go of everything; twice is fine.  *discard* removes a database that this ``open`` created."""
+
+    @abc.abstractmethod
+    def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
+        """What is known of each day in start..end (both included); days never begun are absent."""
+
+    @abc.abstractmethod
+    def prepare(self, datasets: Iterable[Dataset], *, top_queries: int) -> None:
+        """Check that *datasets* agree with what is stored under their names and note how many queries to rank."""
+
+    @abc.abstractmethod
+    def begin(self, halt: Halt) -> None:
+        """Start a transaction; waits for other writers until *halt* comes or patience ends (``StoreLocked``)."""
+
+    @abc.abstractmethod
+    def commit(self) -> None: ...
+
+    @abc.abstractmethod
+    def rollback(self) -> None:
+        """Undo the transaction; never raises, fine without one."""
+
+    @abc.abstractmethod
+    def stage(self, dataset: Dataset, key: SliceKey, rows: Rows, ack: Acknowledged) -> None:
+        """Keep one slice of a day of several, invisible to readers, and acknowledge it.  Idempotent."""
+
+    @abc.abstractmethod
+    def publish(self, dataset: Dataset, date: dt.date, rows: Optional[Rows], *, status: str, calls: int) -> int:
+        """Replace the day by its new rows, with everything derived from it; the number of rows published.
+
+        *rows* are those of a day of one slice; None takes the staged slices, without rows that repeat.
+        """
+
+    @abc.abstractmethod
+    def unstage(self, dataset: Dataset, dates: Iterable[dt.date]) -> None:
+        """Forget the staged slices of these days (they are stale, or ``force`` asks for everything anew)."""
+
+    @abc.abstractmethod
+    def fail_day(self, dataset: Dataset, date: dt.date, error: str) -> None:
+        """Note that a day was given up; a day already published stays as it is."""
+
+    @abc.abstractmethod
+    def start_run(self, settings: str) -> int:
+        """Note the start of a run (*settings*: JSON without secrets); its run id."""
+
+    @abc.abstractmethod
+    def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
+        """Bring a run's line in gsc_runs up to date."""

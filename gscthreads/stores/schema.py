@@ -1,0 +1,176 @@
+"""SQLite's tables, views and statements, each with its purpose.  The views are the public face (docs/schema.md);
+the tables beneath are ours to change, by appending to MIGRATIONS."""
+
+from __future__ import annotations
+
+#: ``PRAGMA application_id`` of our files ("gsct"), so that another program's database is not taken for ours.
+APPLICATION_ID = 0x67736374
+
+_TABLES = """
+-- one line per site, report and search type; top_queries is how far gsc_top_queries ranks
+CREATE TABLE gsc_dataset (
+    id INTEGER PRIMARY KEY,
+    site TEXT NOT NULL, report TEXT NOT NULL, search_type TEXT NOT NULL,
+    dimensions TEXT NOT NULL,
+    top_queries INTEGER NOT NULL,
+    UNIQUE (site, report, search_type)
+);
+-- the ledger: one line per day that was ever begun
+CREATE TABLE gsc_day (
+    id INTEGER PRIMARY KEY,
+    dataset INTEGER NOT NULL REFERENCES gsc_dataset (id),
+    date TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('open', 'provisional', 'final', 'failed')),
+    rows INTEGER NOT NULL DEFAULT 0,
+    calls INTEGER NOT NULL DEFAULT 0,
+    published_at TEXT,
+    error TEXT,
+    UNIQUE (dataset, date)
+);
+-- slices acknowledged since their day was last published
+CREATE TABLE gsc_slice (
+    day INTEGER NOT NULL REFERENCES gsc_day (id),
+    start_row INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    fetched_on TEXT NOT NULL,
+    data_state TEXT NOT NULL,
+    PRIMARY KEY (day, start_row)
+) WITHOUT ROWID;
+-- a page URL is stored once and named by a small integer everywhere else
+CREATE TABLE gsc_page (id INTEGER PRIMARY KEY, page TEXT NOT NULL UNIQUE);
+-- the rarer dimensions together; 0 stands for none of them
+CREATE TABLE gsc_segment (id INTEGER PRIMARY KEY, country TEXT, device TEXT, appearance TEXT);
+CREATE INDEX gsc_segment_values ON gsc_segment (country, device, appearance);
+-- the rows of published days, and of no others.  rank orders a page's rows by clicks, impressions, query, so the
+-- top queries of a page are its first rows; page 0 stands for a report without page; ctr NULL is clicks / impressions
+CREATE TABLE gsc_fact (
+    day INTEGER NOT NULL, page INTEGER NOT NULL, rank INTEGER NOT NULL,
+    query TEXT, segment INTEGER NOT NULL,
+    clicks INTEGER NOT NULL, impressions INTEGER NOT NULL, ctr REAL, position REAL,
+    PRIMARY KEY (day, page, rank)
+) WITHOUT ROWID;
+-- acknowledged slices of days of several slices, until the day is whole
+CREATE TABLE gsc_stage (
+    day INTEGER NOT NULL, start_row INTEGER NOT NULL, seq INTEGER NOT NULL,
+    page INTEGER NOT NULL, query TEXT, segment INTEGER NOT NULL,
+    clicks INTEGER NOT NULL, impressions INTEGER NOT NULL, ctr REAL, position REAL,
+    PRIMARY KEY (day, start_row, seq)
+) WITHOUT ROWID;
+-- totals of each page over all published days of report page; weight is the sum of position * impressions
+CREATE TABLE gsc_lifetime (
+    dataset INTEGER NOT NULL, page INTEGER NOT NULL,
+    clicks INTEGER NOT NULL, impressions INTEGER NOT NULL,
+    weight REAL NOT NULL, weighed INTEGER NOT NULL,
+    first_seen TEXT NOT NULL, last_seen TEXT NOT NULL, days_seen INTEGER NOT NULL,
+    PRIMARY KEY (dataset, page)
+) WITHOUT ROWID;
+CREATE TABLE gsc_run (
+    id INTEGER PRIMARY KEY,
+    started_at TEXT NOT NULL, ended_at TEXT, status TEXT NOT NULL,
+    days INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0,
+    retries INTEGER NOT NULL DEFAULT 0, peak_qpm INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0,
+    settings TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL
+);
+"""
+
+_VIEWS = """
+CREATE VIEW gsc_performance AS
+SELECT s.site, s.report, s.search_type, d.date, p.page, f.query, g.country, g.device, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
+LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment;
+
+CREATE VIEW gsc_page_daily AS
+SELECT s.site, s.search_type, d.date, p.page, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
+JOIN gsc_page p ON p.id = f.page
+WHERE s.report = 'page';
+
+CREATE VIEW gsc_top_queries AS
+SELECT s.site, s.search_type, d.date, p.page, f.rank, f.query, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id AND f.rank <= s.top_queries
+JOIN gsc_page p ON p.id = f.page
+WHERE s.report = 'page_query';
+
+CREATE VIEW gsc_page_lifetime AS
+SELECT s.site, s.search_type, p.page, l.clicks, l.impressions,
+       CAST(l.clicks AS REAL) / nullif(l.impressions, 0) AS ctr,
+       l.weight / nullif(l.weighed, 0) AS position, l.first_seen, l.last_seen, l.days_seen
+FROM gsc_lifetime l JOIN gsc_dataset s ON s.id = l.dataset JOIN gsc_page p ON p.id = l.page;
+
+CREATE VIEW gsc_search_appearance AS
+SELECT s.site, s.search_type, d.date, g.appearance AS search_appearance, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
+JOIN gsc_segment g ON g.id = f.segment AND g.appearance IS NOT NULL;
+
+CREATE VIEW gsc_days AS
+SELECT s.site, s.report, s.search_type, d.date, d.status, d.rows, d.calls, d.published_at
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id;
+
+CREATE VIEW gsc_runs AS
+SELECT id AS run_id, started_at, ended_at, status, days, rows, calls, retries, peak_qpm, seconds, settings
+FROM gsc_run;
+"""
+
+#: Each entry lifts the schema by one ``user_version``.  Append only: users' files hold every older version.
+MIGRATIONS = (_TABLES + _VIEWS,)
+
+#: One slice's rows; as many parenthesised rows follow as fit one statement.
+INSERT_FACTS = "INSERT INTO gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position) VALUES "
+INSERT_STAGE = (
+    "INSERT INTO gsc_stage (day, start_row, seq, page, query, segment, clicks, impressions, ctr, position) VALUES "
+)
+
+#: The staged slices of a day become its rows.  Rows that repeat across slices count once, as first served
+#: (SQLite takes the bare columns from the row that holds the min()).
+PUBLISH_STAGED = """
+INSERT INTO gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position)
+SELECT ?1, page,
+       row_number() OVER (PARTITION BY page ORDER BY clicks DESC, impressions DESC, query, segment),
+       query, segment, clicks, impressions, ctr, position
+FROM (SELECT page, query, segment, clicks, impressions, ctr, position, min(start_row)
+      FROM gsc_stage WHERE day = ?1 GROUP BY page, query, segment)
+ORDER BY page
+"""
+
+#: Lifetime totals: take the day's present rows out (before they are replaced) ...
+LIFETIME_SUBTRACT = """
+UPDATE gsc_lifetime SET (clicks, impressions, weight, weighed, days_seen) = (
+    SELECT gsc_lifetime.clicks - f.clicks, gsc_lifetime.impressions - f.impressions,
+           gsc_lifetime.weight - coalesce(f.position * f.impressions, 0),
+           gsc_lifetime.weighed - CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END,
+           gsc_lifetime.days_seen - 1
+    FROM gsc_fact f WHERE f.day = ?2 AND f.page = gsc_lifetime.page AND f.rank = 1)
+WHERE dataset = ?1 AND page IN (SELECT page FROM gsc_fact WHERE day = ?2)
+"""
+
+#: ... and add those that have just been written.
+LIFETIME_ADD = """
+INSERT INTO gsc_lifetime (dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen)
+SELECT ?1, page, clicks, impressions, coalesce(position * impressions, 0),
+       CASE WHEN position IS NULL THEN 0 ELSE impressions END, ?3, ?3, 1
+FROM gsc_fact WHERE day = ?2
+ON CONFLICT (dataset, page) DO UPDATE SET
+    clicks = clicks + excluded.clicks, impressions = impressions + excluded.impressions,
+    weight = weight + excluded.weight, weighed = weighed + excluded.weighed,
+    first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen),
+    days_seen = days_seen + 1
+"""
+
+#: Pages that a replaced day no longer has: those seen on no other day go, the others get their dates anew.
+LIFETIME_DROP = """
+DELETE FROM gsc_lifetime WHERE dataset = ? AND days_seen = 0 AND page IN (SELECT page FROM temp.gsc_gone)
+"""
+LIFETIME_REDATE = """
+UPDATE gsc_lifetime SET
+    first_seen = (SELECT d.date FROM gsc_day d WHERE d.dataset = gsc_lifetime.dataset AND EXISTS (
+                      SELECT 1 FROM gsc_fact f WHERE f.day = d.id AND f.page = gsc_lifetime.page)
+                  ORDER BY d.date LIMIT 1),
+    last_seen = (SELECT d.date FROM gsc_day d WHERE d.dataset = gsc_lifetime.dataset AND EXISTS (
+                      SELECT 1 FROM gsc_fact f WHERE f.day = d.id AND f.page = gsc_lifetime.page)
+                 ORDER BY d.date DESC LIMIT 1)
+WHERE dataset = ? AND page IN (SELECT page FROM temp.gsc_gone) AND ? IN (first_seen, last_seen)
+"""
