@@ -7,9 +7,9 @@ expands to or notices a gzip stream without its end.  So the raw bytes are read 
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
-import urllib.parse
 import zlib
 from typing import Any, Iterator, List, Mapping, Optional, Set, Union
 
@@ -178,8 +178,8 @@ def read_refusal(response: requests.Response) -> ApiError:
     """The error that an answer other than 200 stands for; reads its body.  Never raises."""
     status = response.status_code
     if 300 <= status < 400:
-        there = urllib.parse.urlsplit(response.headers.get("Location", "")).hostname or "another path"
-        message = f"the server redirects to {there}; redirects are not followed"
+        found = re.match(r"\w+://(?:[^/?#]*@)?([\w.:-]+)", response.headers.get("Location", ""))
+        message = f"the server redirects to {found.group(1) if found else 'another path'}; redirects are not followed"
         return BadRequest(message, status=status, reason="redirect")
     return classify(status, Body(response, max_bytes=_MAX_REFUSAL).read_start(ERROR_BYTES), response.headers)
 
@@ -221,7 +221,8 @@ def describe_fault(error: BaseException) -> str:
     chain = list(_causes(error))
     for cause in chain:
         if isinstance(cause, ssl.SSLError):
-            return f"TLS: {getattr(cause, 'verify_message', '') or cause.reason or 'handshake failed'}"
+            words = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "failed"
+            return "TLS: " + str(words).lower().replace("_", " ")
         if isinstance(cause, socket.gaierror):
             return "host name not found"
         if isinstance(cause, http.client.RemoteDisconnected):

@@ -139,7 +139,10 @@ class Client:
         response = exchange.send("POST", self._root + _query_path(wanted), self._query_body(wanted), "application/json")
         if response.status_code != 200:
             raise read_refusal(response)
-        yield 0, Part(None, 200, response.headers, Body(response, max_bytes=MAX_PART).read_all())
+        body = Body(response, max_bytes=MAX_PART).read_all()
+        if exchange.watch.expired:  # http.client takes the end of a shut socket for the end of a header or body
+            raise Transient("cut off by the deadline", reason="timeout")
+        yield 0, Part(None, 200, response.headers, body)
 
     def _answers(self, exchange: _Exchange, batch: Sequence[Slice]) -> Iterator[Tuple[int, Part]]:
         if not self.batch_supported:

@@ -28,6 +28,10 @@ class StoreLocked(StoreError):
     """Another sync holds this store.  Try again when it has ended."""
 
 
+class StoreMissing(StoreError):
+    """There is no store to read yet."""
+
+
 class StoreFull(StoreError):
     """No room is left for the database.  The run parks; the same command goes on once there is room."""
 

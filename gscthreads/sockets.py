@@ -4,8 +4,7 @@
 session wakes nobody.  What does wake it is ``shutdown(SHUT_RDWR)`` on the TCP socket.  So the urllib3 connection
 classes used here keep a duplicate of each raw socket from before it connects (TLS wrapping detaches the original).
 
-urllib3 is extended only at ``pool_classes_by_scheme``, ``ConnectionCls`` and ``_new_conn`` (1.21 to 2.x), and
-http.client at ``putrequest`` and ``close``.
+urllib3 (1.21 to 2.x) is extended only at ``pool_classes_by_scheme``, ``ConnectionCls`` and ``_new_conn``.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ _thread = threading.local()
 class _Guard:
     """A duplicate of one TCP socket, by which another thread can shut the connection down.
 
-    It lives as long as somebody may need it, by reference: the open connection, and the request that uses it (a
-    ``Connection: close`` answer is read after its connection object was closed).
-    """
+    It lives as long as it is referred to: by the open connection, and by the request that uses it (a
+    ``Connection: close`` answer is read after its connection object was closed)."""
 
     def __init__(self, sock: socket.socket, home: Optional[SocketRegistry]) -> None:
         self._dup = sock.dup()
@@ -98,8 +96,7 @@ class SocketRegistry:
     def deadline(self, seconds: float) -> Iterator[Watch]:
         """Watch the calling thread's request: ``expire`` shuts its sockets once *seconds* have passed.
 
-        Needed because a byte a second never trips a read time-out.  Nothing expires by itself: somebody has to call
-        ``expire``.
+        A byte a second never trips a read time-out.  Nothing expires by itself: somebody has to call ``expire``.
         """
         watch = Watch(self, seconds)
         outer = getattr(_thread, "watch", None)
@@ -150,13 +147,13 @@ class _GuardedConnection:
 
     def _new_conn(self) -> Any:
         if self.replaces_connect:
-            return self._connect_guarded()
+            return self._connect_any()
         sock = super()._new_conn()  # type: ignore[misc]  # a SOCKS proxy: guarded from here on
         try:
             self._admit(_Guard(sock, self.home))
-        except OSError as error:
+        except OSError:
             sock.close()
-            raise urllib3.exceptions.NewConnectionError(self, str(error)) from error  # type: ignore[arg-type]
+            raise
         return sock
 
     def putrequest(self, *args: Any, **kwargs: Any) -> Any:
@@ -175,7 +172,7 @@ class _GuardedConnection:
             registry.admit(guard, watch)
         self.guard = guard
 
-    def _connect_guarded(self) -> socket.socket:
+    def _connect_any(self) -> socket.socket:
         """What urllib3's ``_new_conn`` does, but a halt also reaches a connect that gets no answer."""
         conn: Any = self
         host = getattr(conn, "_dns_host", conn.host).strip("[]")
@@ -184,32 +181,31 @@ class _GuardedConnection:
             addresses = socket.getaddrinfo(host, conn.port, family, socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise urllib3.exceptions.NewConnectionError(conn, "host name not found") from error
-        failure: OSError = OSError("the host name has no address")
-        for family, kind, protocol, _, address in addresses:
+        for left, (family, kind, protocol, _, address) in zip(reversed(range(len(addresses))), addresses):
             sock = socket.socket(family, kind, protocol)
             try:
-                self._prepare(sock)
-                sock.connect(address)
-                assert self.guard is not None
-                self._admit(self.guard)  # again: a halt just before connect() has shut nothing
-            except OSError as error:
-                sock.close()
-                self.guard = None
-                failure = error
-            else:
+                self._connect(sock, address)
                 sys.audit("http.client.connect", self, host, conn.port)
                 return sock
-        if isinstance(failure, socket.timeout):
-            raise urllib3.exceptions.ConnectTimeoutError(conn, f"no connection within {conn.timeout} s") from failure
-        raise urllib3.exceptions.NewConnectionError(conn, str(failure)) from failure
+            except OSError as error:  # raised from here, as a variable that outlives it would make a reference cycle
+                sock.close()
+                self.guard = None
+                if not left:
+                    if isinstance(error, socket.timeout):
+                        raise urllib3.exceptions.ConnectTimeoutError(conn, str(error)) from error
+                    raise urllib3.exceptions.NewConnectionError(conn, str(error)) from error
+        raise urllib3.exceptions.NewConnectionError(conn, "host has no address")
 
-    def _prepare(self, sock: socket.socket) -> None:
+    def _connect(self, sock: socket.socket, address: Any) -> None:
         conn: Any = self
-        self._admit(_Guard(sock, self.home))
+        guard = _Guard(sock, self.home)
+        self._admit(guard)
         for option in conn.socket_options or ():
             sock.setsockopt(*option)
         if conn.timeout is None or isinstance(conn.timeout, (int, float)):  # else: the "system default" marker
             sock.settimeout(conn.timeout)
+        sock.connect(address)
+        self._admit(guard)  # again: a halt just before connect() has shut nothing
 
 
 def _guarded(pools: Mapping[str, Any], home: Optional[SocketRegistry]) -> Dict[str, Any]:
@@ -244,16 +240,24 @@ class _GuardedAdapter(HTTPAdapter):
         manager.pool_classes_by_scheme = _guarded(manager.pool_classes_by_scheme, self._home)
         return manager
 
+    def close(self) -> None:
+        # urllib3 2.x leaves open connections to the garbage collector, which may come late.
+        managers: List[Any] = [self.poolmanager, *self.proxy_manager.values()]
+        pools = [manager.pools.get(key) for manager in managers for key in manager.pools.keys()]
+        super().close()
+        for pool in pools:
+            if getattr(pool, "pool", None) is not None:
+                pool.close()
+
     def send(
         self, request: Any, stream: Any = False, timeout: Any = None, verify: Any = True, *args: Any, **kwargs: Any
     ) -> requests.Response:
-        # An empty CURL_CA_BUNDLE makes old versions of requests check nothing, and the environment would outrank
-        # a bundle that was asked for explicitly.
+        # An empty CURL_CA_BUNDLE turns checks off in old versions, and the environment would outrank our bundle.
         return super().send(request, stream, timeout, self._ca_bundle or verify or True, *args, **kwargs)
 
 
 class _AdoptedAdapter(_GuardedAdapter):
-    """For a session that belongs to the user: our watched requests go our way, all others as they did before."""
+    """For a session of the user's: our watched requests go our way, all others as they did before."""
 
     def __init__(self, plain: HTTPAdapter) -> None:
         self._plain = plain
@@ -275,8 +279,8 @@ def _as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def new_session(registry: SocketRegistry, *, ca_bundle: Optional[str] = None) -> requests.Session:
-    """A session for one thread whose sockets *registry* can shut.  TLS is always verified, against *ca_bundle* (a
-    PEM file) when given; proxies come from the environment as usual; nothing is retried."""
+    """A session for one thread whose sockets *registry* can shut.  TLS is always verified, against *ca_bundle* (PEM
+    file) when given; proxies come from the environment as usual; nothing is retried."""
     session = requests.Session()
     adapter = _GuardedAdapter(registry, pool_size=2, ca_bundle=ca_bundle)
     session.auth = _as_is
@@ -288,10 +292,8 @@ def new_session(registry: SocketRegistry, *, ca_bundle: Optional[str] = None) ->
 def adopt_session(session: requests.Session, registry: SocketRegistry, api_root: str) -> None:
     """Make the user's own *session* reachable by a halt, for requests to *api_root* inside ``registry.deadline``.
 
-    Its other requests go on as before.  A session with a special adapter for *api_root* is left alone.  Call it
-    before threads use the session.  *registry* is found by the running deadline, so several runs can share a session.
-    """
-    del registry
+    Its other requests go on as before; a special adapter is left alone.  Call it before threads use the session.  The
+    registry is found by the running deadline, so that several runs can share a session."""
     prefix = api_root.rstrip("/") + "/"
     adapter = session.get_adapter(prefix)
     if type(adapter) is HTTPAdapter:

@@ -113,4 +113,3 @@ def empty_part(boundary: str, content_id: Optional[str], first: bool) -> bytes:
 def closing(boundary: str, first: bool) -> bytes:
     """The end of a batch answer."""
     return f"{'' if first else chr(13) + chr(10)}--{boundary}--\r\n".encode()
-

@@ -87,7 +87,8 @@ def no_permission(site: str) -> Refusal:
 def bad_token() -> Refusal:
     """401 for a token that is missing, unknown, expired or revoked."""
     message = ("Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other "
-               "valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.")
+               "valid authentication credential. "
+               "See https://developers.google.com/identity/sign-in/web/devconsole-project.")
     detail = {"message": "Invalid Credentials", "domain": "global", "reason": "authError",
               "location": "Authorization", "locationType": "header"}
     challenge = ("WWW-Authenticate", 'Bearer realm="https://accounts.google.com/", error="invalid_token"')
@@ -159,5 +160,6 @@ def backend(kind: str, status: int) -> Refusal:
 
 def proxy(kind: str, status: int) -> Refusal:
     """HTML from a proxy in between."""
-    text = "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 seconds."
+    text = ("The server encountered a temporary error and could not complete your request."
+            "<p>Please try again in 30 seconds.")
     return Refusal(kind, status, HTML.format(status=status, title="Server Error", text=text), html=True)

@@ -46,7 +46,7 @@ def _table() -> Iterable[Fault]:
     yield Fault("forbidden_403", "query", final, "403 forbidden: no permission for this site")
     yield Fault("malformed_json", "query", garbage, "200 whose JSON has a syntax error in the middle")
     yield Fault("truncated_json", "query", garbage, "200 whose JSON ends half way (framing and gzip are fine)")
-    yield Fault("wrong_types", "query", garbage, "200 whose JSON has rows that aren't a list, keys that aren't strings, ...")
+    yield Fault("wrong_types", "query", garbage, "200 whose rows aren't a list, keys aren't strings, ...")
     yield Fault("nan_json", "query", garbage, "200 with NaN, Infinity or negative numbers for clicks and position")
     yield Fault("deep_json", "query", garbage, "200 with 100,000 nested brackets")
     yield Fault("html_200", "query", garbage, "200 with an HTML page")

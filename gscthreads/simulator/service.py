@@ -223,7 +223,7 @@ class Service:
         mask = None if fields is None else fieldmask.parse(fields)
 
         def make() -> Encoded:
-            rows, _ = cut(self.tables.rows(wanted), asked, options, self.dice())
+            rows = cut(self.tables.rows(wanted), asked, options, self.dice())
             data = encoded_body(rows, asked.aggregation, metadata, style)
             if mask is not None:
                 data = errors.to_json(fieldmask.apply(json.loads(data), mask), pretty)

@@ -216,15 +216,7 @@ def cell_test(filters: Tuple[Filter, ...], query_named: bool) -> Callable[[Cell]
     return keep
 
 
-class Served(NamedTuple):
-    """The rows one call gets."""
-
-    rows: List[TableRow]
-    #: Whether these rows depend on the call, so that the answer must not be kept.
-    unique: bool
-
-
-def cut(rows: List[TableRow], query: Query, options: Options, rng: random.Random) -> Served:
+def cut(rows: List[TableRow], query: Query, options: Options, rng: random.Random) -> List[TableRow]:
     """One slice of a table, with the disorder the options ask for."""
     first, limit = query.start_row, query.row_limit
     shuffled = options.shuffle_ties
@@ -235,7 +227,7 @@ def cut(rows: List[TableRow], query: Query, options: Options, rng: random.Random
         served = shuffle_ties(served, rng)
     if options.boundary_duplicates and 0 < first and served:
         served = [rows[first - 1], *served]
-    return Served(served, bool(shuffled))
+    return served
 
 
 def shuffle_ties(rows: List[TableRow], rng: random.Random) -> List[TableRow]:

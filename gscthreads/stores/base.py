@@ -55,7 +55,7 @@ class Store(abc.ABC):
     def open(self, *, exclusive: bool = True) -> None:
         """Connect, migrate the schema forward, and take the sync lock (released by the system if we are killed).
 
-        Not *exclusive*: only read, without the lock; a store that does not exist is a ``StoreError``.
+        Not *exclusive*: only read, without the lock; a store that does not exist is ``StoreMissing``.
         """
 
     @abc.abstractmethod
@@ -72,7 +72,8 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, halt: Halt) -> None:
-        """Start a transaction; waits for other writers until *halt* comes or patience ends (``StoreLocked``)."""
+        """Start a transaction; waits for other writers until *halt* comes (``Halted``) or patience ends
+        (``StoreLocked``)."""
 
     @abc.abstractmethod
     def commit(self) -> None: ...

@@ -12,8 +12,8 @@ import sqlite3
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import ConfigError, StoreError, StoreFull, StoreLocked
-from ..halt import Halt
+from ..errors import ConfigError, StoreError, StoreFull, StoreLocked, StoreMissing
+from ..halt import Halt, Halted
 from ..model import Dataset, Row, Rows, SliceKey
 from . import schema
 from .base import FAILED, OPEN, Acknowledged, DayRecord, RunFigures, Store
@@ -78,7 +78,7 @@ class SQLiteStore(Store):
         if not os.path.isdir(folder):
             raise StoreError(f"the folder {folder} does not exist; make it first")
         if not exclusive and not existed:
-            raise StoreError(f"{self.path} does not exist yet; run a sync first")
+            raise StoreMissing(f"{self.path} does not exist yet; run a sync first")
         if exclusive and not os.access(self.path if existed else folder, os.W_OK):
             raise StoreError(f"no permission to write {self.path if existed else folder}")
         if existed:
@@ -158,7 +158,9 @@ class SQLiteStore(Store):
                 except sqlite3.OperationalError as error:
                     if not _is_busy(error):
                         raise
-                    if halt.wait(0.02) or time.monotonic() > deadline:
+                    if halt.wait(0.02):
+                        raise Halted from error
+                    if time.monotonic() > deadline:
                         raise StoreLocked(f"{self.path} is locked by another program that writes to it") from error
 
     def commit(self) -> None:

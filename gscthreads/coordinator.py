@@ -1,0 +1,422 @@
+"""The coordinator: the only thread that touches the plan and the store.
+
+    lease -> (workers) -> outcomes -> persist -> commit -> acknowledge -> next slice, or publish -> telemetry
+
+It persists and acknowledges in one transaction and tells the plan afterwards, so memory is never ahead of the
+database.  ``step`` does one round and can be called without any thread.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import time
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from . import pacific, sites
+from .backoff import Backoff, Breaker
+from .config import SyncConfig
+from .errors import ApiError, BadRequest, ConfigError, CredentialsError, Denied, Transient, Unauthorized
+from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, DatasetResult, Result
+from .halt import Halt
+from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
+from .outcomes import Outcomes
+from .plan import ENDLESS, DatasetPlan, Plan, Verdict, next_start_row, owed
+from .stores.base import FINAL, PROVISIONAL, Acknowledged, RunFigures, Store
+from .worker import Batch, BatchEnded, SitesListed
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks at deadlines and at the interpreter, and longest pause of a round.
+TICK = 0.25
+
+#: Seconds after a halt in which what is already fetched is still put into the store.
+DRAIN = 0.2
+
+#: Most rows put into one transaction.
+_GROUP_ROWS = 50_000
+
+#: HTTP batches leased beyond one for each worker, so that no worker waits while the coordinator writes.
+_LEASED_AHEAD = 1
+
+
+class Coordinator:
+    """One run's loop.  Not thread-safe, except ``counters`` and ``count_sent``."""
+
+    def __init__(
+        self,
+        *,
+        config: SyncConfig,
+        store: Store,
+        outcomes: Outcomes,
+        halt: Halt,
+        counters: Counters,
+        submit: Callable[[Batch], None],
+        list_sites: Callable[[], None],
+        most: Callable[[str], int],
+        peak_qpm: Callable[[], int],
+        tick: Callable[[float], None],
+        today: dt.date,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._outcomes = outcomes
+        self._halt = halt
+        self.counters = counters
+        self._submit = submit
+        self._list_sites = list_sites
+        self._most = most
+        self._peak_qpm = peak_qpm
+        self._tick = tick
+        self._today = today
+        self._clock = clock
+        self._jitter = jitter
+        self._started = clock()
+        backoff = Backoff(config.backoff_base, config.backoff_cap)
+        self.plan = Plan(batch_size=config.batch_size, max_attempts=config.max_attempts, backoff=backoff)
+        # Two more than a slice's own tries: a few bad days at the end of a run must not pass for a dead service.
+        self._breaker = Breaker(config.max_attempts + 2, backoff)
+        self._batches: Dict[int, Batch] = {}
+        self._productive: Set[int] = set()  # batches of which some slice was answered
+        self._batch_of: Dict[Slice, int] = {}
+        self._last_error: Dict[int, ApiError] = {}
+        self._numbers = 0
+        self._throttled = False
+        self._run_id: Optional[int] = None
+        self._asked_for_sites = False
+        self._awaiting_sites = False
+        self._advice: Dict[str, str] = {}
+        self._per_dataset: Dict[Dataset, Counters] = {}
+        self._park_reason = ""
+
+    # -- the life of a run
+
+    def open(self) -> None:
+        """Open the store and plan what is owed.  Raises StoreError or ConfigError, having written nothing."""
+        dates = self._config.days(self._today)
+        datasets = self._config.datasets()
+        self._store.open()
+        self._store.prepare(datasets, top_queries=self._config.top_queries)
+        whole = []
+        stale = []
+        plans = []
+        for dataset in datasets:
+            found = owed(
+                dates,
+                self._store.ledger(dataset, dates[0], dates[-1]),
+                self._today,
+                data_state=self._config.data_state,
+                final_after_days=self._config.final_after_days,
+                force=self._config.force,
+                until_empty=self._config.until_empty,
+            )
+            check_retention([day.date for day in found.days], self._today)
+            newest = self._config.order == "newest"
+            plans.append(
+                DatasetPlan(dataset, found.days, max_open_days=self._config.max_open_days, newest=newest)
+            )
+            whole += [(dataset, date, calls) for date, calls in found.whole]
+            stale += [(dataset, date) for date in found.stale]
+            self._per_dataset[dataset] = Counters()
+        for plan in plans:
+            self.plan.add(plan)
+        self.counters.add(days_owed=self.plan.totals()[0] + len(whole))
+        self._store.begin(self._halt)
+        self._run_id = self._store.start_run(self._config.settings())
+        for dataset, date in stale:
+            self._store.unstage(dataset, [date])
+        for dataset, date, calls in whole:
+            rows = self._publish(dataset, date, None, calls, None)
+            self._count_published(dataset, rows)
+        self._store.commit()
+
+    def run(self) -> None:
+        """Work until nothing is owed or the halt comes; then settle what is at hand for a moment."""
+        while self.step():
+            pass
+        deadline = self._clock() + DRAIN
+        while self._halt.is_set() and self._clock() < deadline:
+            outcomes = self._outcomes.take(0.0, most_rows=ROW_LIMIT)
+            if not outcomes:
+                return
+            self._settle(outcomes)
+
+    def step(self) -> bool:
+        """One round: lease, wait for outcomes, settle them.  False when the run is over."""
+        if self._halt.is_set():
+            return False
+        self._tick(self._clock())
+        self._lease()
+        open_days = sum(plan.open_days for plan in self.plan.datasets.values())
+        self.counters.put(in_flight=self.plan.totals()[2], open_days=open_days)
+        if self.plan.finished and not self._batches and not self._awaiting_sites:
+            return self._ask_for_sites()
+        self._settle(self._outcomes.take(self._pause(), most_rows=_GROUP_ROWS))
+        return True
+
+    def close(self, error: Optional[BaseException] = None) -> Result:
+        """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything."""
+        result = self._result(error)
+        discard = result.status == FAILED and not self.counters["acknowledged"] and not self.counters["days"]
+        try:
+            if self._run_id is not None:
+                self._store.rollback()
+                self._store.begin(self._halt)
+                self._store.save_run(self._run_id, self._figures(result.status), ended=True)
+                self._store.commit()
+        except Exception:  # the run's own outcome matters more
+            logger.warning("could not note the end of the run", exc_info=True)
+        self._store.close(discard=discard)
+        return result
+
+    # -- leasing
+
+    def _lease(self) -> None:
+        now = self._clock()
+        if now < self._breaker.paused_until or self._throttle():
+            return
+        workers = self._config.max_concurrency
+        most_batches = min(self._config.max_in_flight, workers + _LEASED_AHEAD)
+        while len(self._batches) < most_batches:
+            slices = self.plan.lease(now, workers=workers, most=self._most)
+            if not slices:
+                return
+            again = sum(self.plan.datasets[dataset].leases(key) > 1 for dataset, key in slices)
+            batch = Batch(self._numbers, slices, again)
+            self._numbers += 1
+            self._batches[batch.number] = batch
+            self._batch_of.update((slice_, batch.number) for slice_ in slices)
+            self._submit(batch)
+
+    def count_sent(self, batch: Batch) -> None:
+        """*batch* goes out now.  Thread-safe: workers call it."""
+        self.counters.add(calls=len(batch.slices), http_batches=1, retries=batch.retries)
+        for dataset, _ in batch.slices:
+            self._per_dataset[dataset].add(calls=1)
+
+    def _throttle(self) -> bool:
+        """True while the queue, once 80 % full, is not yet down to half."""
+        fill = self._outcomes.fill()
+        if fill > 0.8 and not self._throttled:
+            logger.warning("result queue %d %% full: no new calls until it is half empty", fill * 100)
+        self._throttled = fill > 0.8 or (self._throttled and fill > 0.5)
+        return self._throttled
+
+    def _pause(self) -> float:
+        due = self.plan.next_due()
+        return TICK if due is None else min(TICK, max(0.0, due - self._clock()))
+
+    # -- settling
+
+    def _settle(self, outcomes: List[Any]) -> None:
+        fetched = [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+        if fetched:
+            self._persist(fetched)
+        self._outcomes.settled(outcomes)
+        for outcome in failed:
+            self._settle_failed(outcome)
+        for outcome in outcomes:
+            if isinstance(outcome, BatchEnded):
+                self._settle_ended(outcome)
+            elif isinstance(outcome, SitesListed):
+                self._settle_sites(outcome)
+
+    def _persist(self, outcomes: List[Fetched]) -> None:
+        """One transaction for all: rows, acknowledgements, whole days published; then the plan learns of it."""
+        outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
+        acknowledged = []
+        self._store.begin(self._halt)
+        try:
+            for slice_, rows in outcomes:
+                acknowledged.append((slice_, *self._persist_one(slice_, rows)))
+            if self._run_id is not None:
+                self._store.save_run(self._run_id, self._figures(RUNNING), ended=False)
+            self._store.commit()
+        except BaseException:
+            self._store.rollback()
+            raise
+        for slice_, following, published in acknowledged:
+            self.plan.datasets[slice_.dataset].acknowledge(slice_.key, following)
+            self.counters.add(acknowledged=1)
+            if published is not None:
+                self._count_published(slice_.dataset, published)
+            number = self._batch_of.pop(slice_, None)
+            if number is not None:
+                self._productive.add(number)
+        self._breaker.succeeded()
+
+    def _persist_one(self, slice_: Slice, rows: Rows) -> "tuple[Optional[int], Optional[int]]":
+        """(start row of the day's next slice or None, rows published or None when the day is not whole)."""
+        dataset, key = slice_
+        following = next_start_row(key.start_row, rows.received, until_empty=self._config.until_empty)
+        calls = self.plan.datasets[dataset].calls(key.date) + 1
+        if following is None and key.start_row == 0:
+            return None, self._publish(dataset, key.date, rows, calls, rows.first_incomplete)
+        ack = Acknowledged(rows.received, self._today, self._config.data_state)
+        self._store.stage(dataset, key, rows, ack)
+        logger.debug("acknowledged %s: %d rows", slice_, rows.received)
+        if following is None:
+            return None, self._publish(dataset, key.date, None, calls, rows.first_incomplete)
+        return following, None
+
+    def _publish(
+        self, dataset: Dataset, date: dt.date, rows: Optional[Rows], calls: int, first_incomplete: Optional[dt.date]
+    ) -> int:
+        final = pacific.is_final(
+            date,
+            1 if rows is None else rows.kept,  # a day of several slices is not empty
+            self._today,
+            final_after_days=self._config.final_after_days,
+            empty_final_after_days=self._config.empty_final_after_days,
+            first_incomplete=first_incomplete,
+        )
+        return self._store.publish(dataset, date, rows, status=FINAL if final else PROVISIONAL, calls=calls)
+
+    def _count_published(self, dataset: Dataset, rows: int) -> None:
+        self.counters.add(days=1, rows=rows)
+        self._per_dataset[dataset].add(days=1, rows=rows)
+
+    def _settle_failed(self, outcome: Failed) -> None:
+        slice_, error, alone = outcome
+        number = self._batch_of.pop(slice_, None)
+        if number is not None:
+            self._last_error[number] = error
+        if slice_.key.start_row >= ENDLESS:
+            error = BadRequest(f"{slice_.key.date} has no end: {slice_.key.start_row} rows and still more")
+        verdict = self.plan.failed(slice_, error, alone=alone, now=self._clock(), jitter=self._jitter())
+        log = logger.debug if verdict is Verdict.RETRY else logger.warning
+        log("%s: %s (%s)", slice_, error, verdict.value)
+        if verdict is Verdict.DAY_FAILED:
+            self._store.begin(self._halt)
+            self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
+            self._store.commit()
+
+    def _settle_ended(self, ended: BatchEnded) -> None:
+        batch = self._batches.pop(ended.batch.number)
+        number = batch.number
+        productive = number in self._productive
+        self._productive.discard(number)
+        error = self._last_error.pop(number, None)
+        if isinstance(ended.error, CredentialsError):
+            raise ended.error
+        for slice_ in batch.slices:
+            if self._batch_of.pop(slice_, None) is not None:  # the worker ended without a word about it
+                self._settle_lost(slice_, ended.error)
+        if productive or ended.sent_at is None or not isinstance(error, (Transient, Unauthorized)):
+            return
+        if self._breaker.failed(ended.sent_at, self._clock(), self._jitter()):
+            logger.error("giving up: %s", error)
+            self.plan.give_up(error)
+
+    def _settle_lost(self, slice_: Slice, error: Optional[BaseException]) -> None:
+        lost = Transient(f"the worker died: {type(error).__name__}: {error}", reason="workerDied")
+        self.plan.failed(slice_, lost, alone=True, now=self._clock(), jitter=self._jitter())
+
+    # -- sites that Google refuses
+
+    def _ask_for_sites(self) -> bool:
+        """At the end, when a site was refused, look once which ones the account has.  True when we have to wait."""
+        refused = any(isinstance(plan.error, Denied) for plan in self.plan.datasets.values())
+        if not refused or self._asked_for_sites:
+            return False
+        self._asked_for_sites = self._awaiting_sites = True
+        self._list_sites()
+        return True
+
+    def _settle_sites(self, listed: SitesListed) -> None:
+        self._awaiting_sites = False
+        if isinstance(listed.entries, Exception):
+            logger.debug("could not list the sites: %s", listed.entries)
+            return
+        for plan in self.plan.datasets.values():
+            if isinstance(plan.error, Denied):
+                self._advice[plan.dataset.site] = sites.advice(plan.dataset.site, listed.entries)
+
+    # -- figures
+
+    def park(self, reason: str) -> None:
+        """The run can't go on now but can later, by the same command."""
+        self._park_reason = reason
+
+    def _result(self, error: Optional[BaseException]) -> Result:
+        datasets = [self._dataset_result(plan, error) for plan in self.plan.datasets.values()]
+        statuses = {each.status for each in datasets}
+        status = next((status for status in (FAILED, PARKED, HALTED) if status in statuses), COMPLETE)
+        reason = ""
+        if self._park_reason:
+            status, reason = PARKED, self._park_reason
+        elif error is not None:
+            status, reason = FAILED, str(error)
+        elif status == HALTED:
+            reason = self._halt.reason
+        elif status != COMPLETE:
+            reason = next(each.error for each in datasets if each.status == status)
+        counters = self.counters
+        return Result(
+            status,
+            counters["days"],
+            counters["rows"],
+            counters["calls"],
+            counters["http_batches"],
+            counters["retries"],
+            round(self._clock() - self._started, 3),
+            self._peak_qpm(),
+            datasets,
+            reason,
+        )
+
+    def _dataset_result(self, plan: DatasetPlan, error: Optional[BaseException]) -> DatasetResult:
+        dataset, counters = plan.dataset, self._per_dataset[plan.dataset]
+        status, words = COMPLETE, ""
+        if plan.error is not None:
+            advice = self._advice.get(dataset.site) if isinstance(plan.error, Denied) else None
+            status, words = FAILED, f"{plan.error}; {advice}" if advice else str(plan.error)
+        elif plan.failed_days:
+            date, first = next(iter(plan.failed_days.items()))
+            more = f" (and {len(plan.failed_days) - 1} more days)" if len(plan.failed_days) > 1 else ""
+            status, words = FAILED, f"{date}: {first}{more}"
+        elif plan.parked is not None:
+            status, words = PARKED, str(plan.parked)
+        elif plan.published < plan.owed_days:
+            if self._park_reason:
+                status, words = PARKED, self._park_reason
+            elif error is not None:
+                status, words = FAILED, str(error)
+            else:
+                status = HALTED
+        return DatasetResult(
+            dataset.site,
+            dataset.report.name,
+            dataset.search_type,
+            status,
+            counters["days"],
+            counters["rows"],
+            counters["calls"],
+            words,
+        )
+
+    def _figures(self, status: str) -> RunFigures:
+        counters = self.counters
+        return RunFigures(
+            status,
+            counters["days"],
+            counters["rows"],
+            counters["calls"],
+            counters["retries"],
+            self._peak_qpm(),
+            round(self._clock() - self._started, 3),
+        )
+
+
+def check_retention(dates: List[dt.date], today: dt.date) -> None:
+    """Refuse days that Google no longer has (gsc-api.md 2.7) and that we would have to fetch."""
+    oldest = pacific.oldest_day(today)
+    gone = [date for date in dates if date < oldest]
+    if gone:
+        raise ConfigError(
+            f"{min(gone)} is before {oldest}, the oldest day Google still has (16 months); start at {oldest} or 16m"
+        )

@@ -1,0 +1,83 @@
+"""The bounded way from the workers to the coordinator."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import Any, List
+
+from .halt import Halt, get_or_none, put_or_halt
+from .model import Fetched
+
+#: Most decoded rows waiting for the coordinator (about 320 bytes each): four full slices, however large the queue.
+MAX_WAITING_ROWS = 100_000
+
+
+_WAKE = object()
+
+
+class Outcomes:
+    """A ``queue.Queue`` of at most *size* outcomes that is bounded by rows too.  Thread-safe.
+
+    Workers wait for room, a halt lets them go.  The coordinator never waits for room: it only takes.
+    """
+
+    def __init__(self, size: int, halt: Halt) -> None:
+        self._queue: "queue.Queue[Any]" = queue.Queue(size)
+        self._size = size
+        self._halt = halt
+        self._room = threading.Condition()  # guards _rows
+        self._rows = 0
+
+    def put(self, outcome: Any) -> bool:
+        """Hand *outcome* over, waiting for room.  False, and not handed over, when the halt came first."""
+        rows = _rows_of(outcome)
+        with self._room:
+            while self._rows and self._rows + rows > MAX_WAITING_ROWS:
+                if self._halt.is_set():
+                    return False
+                self._room.wait(0.1)
+            self._rows += rows
+        if put_or_halt(self._queue, outcome, self._halt):
+            return True
+        self._give(rows)
+        return False
+
+    def take(self, seconds: float, *, most_rows: int) -> List[Any]:
+        """Outcomes waiting, in order: at least one unless none comes within *seconds*, at most *most_rows* rows."""
+        found: List[Any] = []
+        rows = 0
+        while rows < most_rows:
+            outcome = get_or_none(self._queue, 0.0 if found else seconds)
+            if outcome is None or outcome is _WAKE:
+                break
+            found.append(outcome)
+            rows += _rows_of(outcome)
+        return found
+
+    def wake(self) -> None:
+        """Let a waiting ``take`` return at once."""
+        with contextlib.suppress(queue.Full):  # full: it isn't waiting
+            self._queue.put_nowait(_WAKE)
+
+    def settled(self, outcomes: List[Any]) -> None:
+        """Taken *outcomes* need no memory any more."""
+        self._give(sum(map(_rows_of, outcomes)))
+
+    def fill(self) -> float:
+        """Share of the queue in use, 0..1."""
+        return self._queue.qsize() / self._size
+
+    def __len__(self) -> int:
+        return self._queue.qsize()
+
+    def _give(self, rows: int) -> None:
+        if rows:
+            with self._room:
+                self._rows -= rows
+                self._room.notify_all()
+
+
+def _rows_of(outcome: Any) -> int:
+    return outcome.rows.kept if isinstance(outcome, Fetched) else 0

@@ -1,0 +1,431 @@
+"""The schedule: which slices are owed, leased, fetched, acknowledged.  Pure: no thread, lock, socket, clock or chance.
+
+    OWED -> LEASED -> FETCHED -> ACKNOWLEDGED        LEASED -> OWED (released, or to be tried again) or FAILED
+
+A plan holds several datasets.  They are served fairly: sites in turn, and inside an HTTP batch, which never mixes
+sites, the site's datasets in turn.  Only the coordinator touches a plan.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime as dt
+import enum
+import heapq
+from typing import Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from .backoff import Backoff
+from .errors import ApiError, BadRequest, BurstQuota, Denied, LoadQuota, Unauthorized
+from .model import ROW_LIMIT, Dataset, Slice, SliceKey
+from .stores.base import FINAL, Acknowledged, DayRecord
+
+#: Rows after which a day is called endless; Google shows at most 50,000 a day and search type (gsc-api.md 2.7).
+ENDLESS = 400 * ROW_LIMIT
+
+#: Disruptions (faults of a whole HTTP batch) after which a slice is sent alone, and, per attempt allowed, given up.
+_SOLO_AFTER = 2
+_DISRUPTIONS_PER_ATTEMPT = 3
+
+#: Refusals for quota after which a site is parked although each would pass: the limit is not what we were told.
+_MOST_REFUSALS = 12
+
+
+class OwedDay(NamedTuple):
+    """A day that is not finished: where to go on, and how many of its calls are already acknowledged."""
+
+    date: dt.date
+    start_row: int = 0
+    calls: int = 0
+
+
+class Owed(NamedTuple):
+    """What a dataset owes.  ``whole``: days with every slice acknowledged, only to be published (with their calls).
+    ``stale``: days whose acknowledged slices must not be used any more."""
+
+    days: List[OwedDay]
+    whole: List[Tuple[dt.date, int]]
+    stale: List[dt.date]
+
+
+def next_start_row(start_row: int, received: int, *, until_empty: bool = False) -> Optional[int]:
+    """Where a day goes on after a slice of *received* rows; None when that slice was its last.
+
+    The only place that knows when a day ends: a slice that comes back short is the last (invariant 7).
+    """
+    if received == 0 or (received < ROW_LIMIT and not until_empty):
+        return None
+    return start_row + ROW_LIMIT
+
+
+def owed(
+    dates: Iterable[dt.date],
+    ledger: Mapping[dt.date, DayRecord],
+    today: dt.date,
+    *,
+    data_state: str,
+    final_after_days: int,
+    force: bool = False,
+    until_empty: bool = False,
+) -> Owed:
+    """What of *dates* is still to be fetched, given the *ledger*.  Final days owe nothing, unless *force*."""
+    result = Owed([], [], [])
+    for date in dates:
+        record = ledger.get(date)
+        if record is None:
+            result.days.append(OwedDay(date))
+            continue
+        if record.status == FINAL and not force:
+            continue
+        if record.slices and (force or not _fresh(date, record.slices, today, data_state, final_after_days)):
+            result.stale.append(date)
+            result.days.append(OwedDay(date))
+            continue
+        start_row, calls = _resume(record.slices, until_empty=until_empty)
+        if start_row is None:
+            result.whole.append((date, calls))
+        else:
+            result.days.append(OwedDay(date, start_row, calls))
+    return result
+
+
+def _fresh(
+    date: dt.date, slices: Mapping[int, Acknowledged], today: dt.date, data_state: str, final_after_days: int
+) -> bool:
+    """Slices of one day must show the same moment: settled data does, unsettled data only within a Pacific date."""
+    return all(
+        ack.data_state == data_state and (ack.fetched_on == today or (ack.fetched_on - date).days >= final_after_days)
+        for ack in slices.values()
+    )
+
+
+def _resume(slices: Mapping[int, Acknowledged], *, until_empty: bool) -> Tuple[Optional[int], int]:
+    start_row, calls = 0, 0
+    while start_row in slices:
+        calls += 1
+        following = next_start_row(start_row, slices[start_row].received, until_empty=until_empty)
+        if following is None:
+            return None, calls
+        start_row = following
+    return start_row, calls
+
+
+class SliceState(enum.Enum):
+    OWED = "owed"
+    LEASED = "leased"
+    FETCHED = "fetched"
+    ACKNOWLEDGED = "acknowledged"
+    FAILED = "failed"
+
+
+_MOVES: Dict[SliceState, Set[SliceState]] = {
+    SliceState.OWED: {SliceState.LEASED, SliceState.FAILED},
+    SliceState.LEASED: {SliceState.OWED, SliceState.FETCHED, SliceState.FAILED},
+    SliceState.FETCHED: {SliceState.ACKNOWLEDGED},
+    SliceState.ACKNOWLEDGED: set(),
+    SliceState.FAILED: set(),
+}
+
+
+class Verdict(enum.Enum):
+    """What became of a slice that failed."""
+
+    RETRY = "retry"
+    DAY_FAILED = "day failed"
+    DATASET_FAILED = "dataset failed"
+    PARKED = "parked"
+
+
+class _Slot:
+    """One slice's state and its misfortunes, by kind, since each kind has a limit of its own."""
+
+    __slots__ = ("key", "state", "leases", "attempts", "disruptions", "refusals", "unauthorized")
+
+    def __init__(self, key: SliceKey) -> None:
+        self.key = key
+        self.state = SliceState.OWED
+        self.leases = self.attempts = self.disruptions = self.refusals = self.unauthorized = 0
+
+    def move(self, state: SliceState) -> None:
+        if state not in _MOVES[self.state]:
+            raise RuntimeError(f"slice {self.key} can't go from {self.state.value} to {state.value}")
+        self.state = state
+
+
+class DatasetPlan:
+    """One dataset's days and slices."""
+
+    def __init__(self, dataset: Dataset, days: Sequence[OwedDay], *, max_open_days: int, newest: bool) -> None:
+        self.dataset = dataset
+        self.owed_days = len(days)
+        self.published: int = 0
+        self.failed_days: Dict[dt.date, ApiError] = {}
+        self.error: Optional[ApiError] = None  # ends the dataset
+        self.parked: Optional[ApiError] = None  # ends it for this run
+        self._max_open_days = max_open_days
+        self._newest = newest
+        self._waiting: Deque[dt.date] = collections.deque()  # days not begun, in order
+        self._ready: List[Tuple[int, int, _Slot]] = []  # heap: follow-ups and retries, before new days
+        self._delayed: List[Tuple[float, int, int, _Slot]] = []  # heap by due time
+        self._slots: Dict[SliceKey, _Slot] = {}  # owed, leased or fetched, by key: the guard against doubles
+        self._open: Dict[dt.date, int] = {}  # days with acknowledged slices -> how many
+        self._in_flight = 0
+        self._first_slices_in_flight = 0
+        # Until an answer shows that days fit one slice, each day leased may stay open: count it as open.
+        self._days_overflow = True
+        for day in sorted(days, key=lambda day: self._rank(day.date)):
+            if day.calls:
+                self._open[day.date] = day.calls
+                self._push(_Slot(SliceKey(day.date, day.start_row)))
+            else:
+                self._waiting.append(day.date)
+
+    # -- leasing
+
+    @property
+    def stopped(self) -> bool:
+        return self.error is not None or self.parked is not None
+
+    @property
+    def unfinished(self) -> bool:
+        """True while something is leased, or owed and still wanted."""
+        return bool(self._in_flight) or not self.stopped and bool(self._waiting or self._ready or self._delayed)
+
+    @property
+    def open_days(self) -> int:
+        return len(self._open)
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def available(self) -> int:
+        """Slices that may be leased now."""
+        if self.stopped:
+            return 0
+        room = self._max_open_days - len(self._open)
+        if self._days_overflow:
+            room -= self._first_slices_in_flight
+        elif room > 0:
+            room = len(self._waiting)
+        return len(self._ready) + max(0, min(room, len(self._waiting)))
+
+    @property
+    def next_goes_alone(self) -> bool:
+        """True when the next slice was in HTTP batches that failed whole: it may be what breaks them."""
+        return bool(self._ready) and self._ready[0][2].disruptions >= _SOLO_AFTER
+
+    def lease(self) -> Slice:
+        """The next slice, to be called only when ``available()``."""
+        if self._ready:
+            slot = heapq.heappop(self._ready)[2]
+        else:
+            slot = _Slot(SliceKey(self._waiting.popleft(), 0))
+            self._slots[slot.key] = slot
+        slot.move(SliceState.LEASED)
+        slot.leases += 1
+        self._in_flight += 1
+        if slot.key.start_row == 0:
+            self._first_slices_in_flight += 1
+        return Slice(self.dataset, slot.key)
+
+    def leases(self, key: SliceKey) -> int:
+        """How often the slice has been leased."""
+        return self._slots[key].leases
+
+    def wake(self, now: float) -> None:
+        """Make the delayed slices that are due ready."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self._push(heapq.heappop(self._delayed)[3])
+
+    def next_due(self) -> Optional[float]:
+        return self._delayed[0][0] if self._delayed and not self.stopped else None
+
+    # -- outcomes
+
+    def fetched(self, key: SliceKey) -> bool:
+        """The slice has an answer.  False when it was not leased: a second answer, to be ignored."""
+        slot = self._slots.get(key)
+        if slot is None or slot.state is not SliceState.LEASED:
+            return False
+        self._landed(slot, SliceState.FETCHED)
+        return True
+
+    def acknowledge(self, key: SliceKey, following: Optional[int]) -> None:
+        """The slice is durable.  *following* is the start row of the day's next slice, None when the day is whole."""
+        self._slots.pop(key).move(SliceState.ACKNOWLEDGED)
+        if key.start_row == 0:
+            self._days_overflow = following is not None
+        if following is None:
+            self._open.pop(key.date, None)
+            self.published += 1
+        else:
+            self._open[key.date] = self._open.get(key.date, 0) + 1
+            self._push(_Slot(SliceKey(key.date, following)))
+
+    def calls(self, date: dt.date) -> int:
+        """Slices of the day acknowledged so far."""
+        return self._open.get(date, 0)
+
+    def release(self, key: SliceKey) -> None:
+        """The lease ended without an answer: owed again, as if never leased."""
+        slot = self._slots.get(key)
+        if slot is not None and slot.state is SliceState.LEASED:
+            self._landed(slot, SliceState.OWED)
+            self._push(slot)
+
+    def retry(self, key: SliceKey, due: float) -> None:
+        slot = self._slots[key]
+        self._landed(slot, SliceState.OWED)
+        heapq.heappush(self._delayed, (due, *self._place(slot), slot))
+
+    def fail_day(self, key: SliceKey, error: ApiError) -> None:
+        """Give the slice's day up; the dataset's other days go on."""
+        self._landed(self._slots.pop(key), SliceState.FAILED)
+        self._open.pop(key.date, None)
+        self.failed_days[key.date] = error
+
+    def slot(self, key: SliceKey) -> Optional[_Slot]:
+        slot = self._slots.get(key)
+        return slot if slot is not None and slot.state is SliceState.LEASED else None
+
+    def _landed(self, slot: _Slot, state: SliceState) -> None:
+        slot.move(state)
+        self._in_flight -= 1
+        if slot.key.start_row == 0:
+            self._first_slices_in_flight -= 1
+
+    def _push(self, slot: _Slot) -> None:
+        self._slots[slot.key] = slot
+        heapq.heappush(self._ready, (*self._place(slot), slot))
+
+    def _place(self, slot: _Slot) -> Tuple[int, int]:
+        return self._rank(slot.key.date), slot.key.start_row
+
+    def _rank(self, date: dt.date) -> int:
+        return -date.toordinal() if self._newest else date.toordinal()
+
+
+class Plan:
+    """All datasets of a run: what to lease next, and what an outcome means."""
+
+    def __init__(self, *, batch_size: int, max_attempts: int, backoff: Backoff) -> None:
+        self.datasets: Dict[Dataset, DatasetPlan] = {}
+        self._batch_size = batch_size
+        self._max_attempts = max_attempts
+        self._backoff = backoff
+        self._sites: Deque[str] = collections.deque()  # in turn
+        self._of_site: Dict[str, Deque[DatasetPlan]] = {}
+
+    def add(self, plan: DatasetPlan) -> None:
+        self.datasets[plan.dataset] = plan
+        site = plan.dataset.site
+        if site not in self._of_site:
+            self._sites.append(site)
+            self._of_site[site] = collections.deque()
+        self._of_site[site].append(plan)
+
+    @property
+    def finished(self) -> bool:
+        return not any(plan.unfinished for plan in self.datasets.values())
+
+    def lease(self, now: float, *, workers: int, most: Callable[[str], int]) -> List[Slice]:
+        """The next HTTP batch, [] when nothing can be leased now.
+
+        *most(site)* is the greatest batch the site may have.  What is left is shared among *workers*, so that the
+        last slices don't queue behind each other in one batch while other workers idle.
+        """
+        for plan in self.datasets.values():
+            plan.wake(now)
+        total = sum(plan.available() for plan in self.datasets.values())
+        share = max(1, -(-total // workers))
+        for _ in range(len(self._sites)):
+            site = self._sites[0]
+            self._sites.rotate(-1)
+            batch = self._lease_site(self._of_site[site], min(self._batch_size, share, most(site)))
+            if batch:
+                return batch
+        return []
+
+    def _lease_site(self, plans: Deque[DatasetPlan], most: int) -> List[Slice]:
+        batch: List[Slice] = []
+        idle = 0
+        while len(batch) < max(1, most) and idle < len(plans):
+            plan = plans[0]
+            plans.rotate(-1)
+            if not plan.available():
+                idle += 1
+                continue
+            idle = 0
+            alone = plan.next_goes_alone
+            if alone and batch:
+                break
+            batch.append(plan.lease())
+            if alone:
+                break
+        return batch
+
+    def next_due(self) -> Optional[float]:
+        """When the next delayed slice is due, None when none waits."""
+        return min((due for due in (plan.next_due() for plan in self.datasets.values()) if due is not None), default=None)
+
+    def failed(self, slice_: Slice, error: ApiError, *, alone: bool, now: float, jitter: float) -> Verdict:
+        """Decide about a slice without an answer.  *jitter*: uniform in 0..1."""
+        plan, key = self.datasets[slice_.dataset], slice_.key
+        slot = plan.slot(key)
+        if slot is None:
+            return Verdict.RETRY  # not leased (any more): its fate is settled elsewhere
+        if isinstance(error, (Denied, BadRequest)):
+            return self._end(plan, key, error)
+        if isinstance(error, LoadQuota):
+            return self._park(slice_, error)
+        wait = self._count(slot, error, alone, jitter)
+        if wait is None:
+            if isinstance(error, BurstQuota):
+                return self._park(slice_, error)
+            if isinstance(error, Unauthorized):
+                return self._end(plan, key, error)
+            plan.fail_day(key, error)
+            return Verdict.DAY_FAILED
+        plan.retry(key, now + max(wait, error.retry_after or 0.0))
+        return Verdict.RETRY
+
+    def _count(self, slot: _Slot, error: ApiError, alone: bool, jitter: float) -> Optional[float]:
+        """Seconds until the slice's next try, None when it has had its share."""
+        if isinstance(error, Unauthorized):
+            slot.unauthorized += 1
+            return 0.0 if slot.unauthorized < self._max_attempts else None
+        if isinstance(error, BurstQuota):
+            slot.refusals += 1
+            return self._backoff.delay(slot.refusals, jitter) if slot.refusals < _MOST_REFUSALS else None
+        if alone:
+            slot.attempts += 1
+            return self._backoff.delay(slot.attempts, jitter) if slot.attempts < self._max_attempts else None
+        slot.disruptions += 1
+        most = self._max_attempts * _DISRUPTIONS_PER_ATTEMPT
+        return self._backoff.delay(slot.disruptions, jitter) if slot.disruptions < most else None
+
+    def _end(self, plan: DatasetPlan, key: SliceKey, error: ApiError) -> Verdict:
+        plan.release(key)
+        plan.error = plan.error or error  # the first cause stays
+        return Verdict.DATASET_FAILED
+
+    def _park(self, slice_: Slice, error: ApiError) -> Verdict:
+        self.datasets[slice_.dataset].release(slice_.key)
+        for plan in self._of_site[slice_.dataset.site]:
+            plan.parked = plan.parked or error
+        return Verdict.PARKED
+
+    def give_up(self, error: ApiError) -> None:
+        """The service is down: end every dataset that still owes something."""
+        for plan in self.datasets.values():
+            if plan.unfinished:
+                plan.error = plan.error or error
+
+    def totals(self) -> Tuple[int, int, int]:
+        """(days owed at the start, days published, slices in flight)."""
+        plans = list(self.datasets.values())
+        return (
+            sum(plan.owed_days for plan in plans),
+            sum(plan.published for plan in plans),
+            sum(plan.in_flight for plan in plans),
+        )

@@ -1,0 +1,115 @@
+"""What a worker thread does with an HTTP batch: ask the quota, send, deliver, report the end.  Never raises."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from .client import Client
+from .errors import BurstQuota, CredentialsError
+from .halt import Halt, Halted
+from .model import Failed, Fetched, Slice
+from .outcomes import Outcomes
+from .quota import Quota
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Slices of one site that go out together."""
+
+    number: int
+    slices: Sequence[Slice]
+    retries: int = 0  # how many of the slices were sent before
+
+    @property
+    def site(self) -> str:
+        return self.slices[0].dataset.site
+
+
+class BatchEnded(NamedTuple):
+    """Always a batch's last outcome, unless the run halts.  ``sent_at``: monotonic seconds, None when it was never
+    sent.  ``error``: what the worker died of."""
+
+    batch: Batch
+    sent_at: Optional[float] = None
+    error: Optional[BaseException] = None
+
+
+class SitesListed(NamedTuple):
+    """Answer to ``list_sites``: (siteUrl, permissionLevel) of each, or the error."""
+
+    entries: Union[List[Tuple[str, str]], Exception]
+
+
+class Worker:
+    """The work of all worker threads (it keeps nothing of its own, so one object serves all).  Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        quota: Quota,
+        outcomes: Outcomes,
+        halt: Halt,
+        on_sent: Callable[[Batch], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._quota = quota
+        self._outcomes = outcomes
+        self._halt = halt
+        self._on_sent = on_sent
+        self._clock = clock
+
+    def run(self, batch: Batch) -> None:
+        """Fetch *batch*.  Every slice gets one outcome, or none; then the batch ends."""
+        sent_at: Optional[float] = None
+        error: Optional[BaseException] = None
+        try:
+            sent_at = self._fetch(batch)
+        except Halted:
+            return
+        except BaseException as caught:  # also SystemExit, which a pool thread would swallow with its outcome
+            if not isinstance(caught, CredentialsError):
+                logger.exception("worker died on HTTP batch %d of %s", batch.number, batch.site)
+            error = caught
+        self._outcomes.put(BatchEnded(batch, sent_at, error))
+
+    def list_sites(self) -> None:
+        """Ask which sites the account has."""
+        try:
+            self._outcomes.put(SitesListed(self._client.sites()))
+        except Halted:
+            return
+        except Exception as error:  # advice is all that is lost
+            self._outcomes.put(SitesListed(error))
+
+    def _fetch(self, batch: Batch) -> Optional[float]:
+        grant = self._quota.acquire(batch.site, len(batch.slices))
+        if grant is None:
+            raise Halted
+        if self._halt.is_set():
+            self._quota.refund(grant)
+            raise Halted
+        sent_at = self._clock()
+        self._on_sent(batch)
+
+        def deliver(outcome: Union[Fetched, Failed]) -> None:
+            if isinstance(outcome, Failed):
+                self._slow_down(batch.site, outcome, grant)
+            if not self._outcomes.put(outcome):
+                raise Halted
+
+        try:
+            self._client.fetch(batch.slices, deliver)
+        finally:
+            self._quota.settle(grant)
+        return sent_at
+
+    def _slow_down(self, site: str, outcome: Failed, grant: object) -> None:
+        if isinstance(outcome.error, BurstQuota):
+            self._quota.slow_down(site, grant)

@@ -1,0 +1,260 @@
+"""body: decompression in bounds, and no truncated body passes for a whole one."""
+
+import gzip
+import http.client
+import io
+import socket
+import ssl
+import zlib
+
+import pytest
+import requests
+import urllib3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gscthreads import body as body_module
+from gscthreads.body import Body, classify, describe_fault, is_unreachable, read_refusal, send_fault
+from gscthreads.errors import BadRequest, CredentialsError, Transient, Unauthorized
+
+
+class Raw:
+    """Stands for ``response.raw``: yields chunks, then raises."""
+
+    def __init__(self, chunks, fault=None):
+        self.chunks = chunks
+        self.fault = fault
+        self.taken = 0
+
+    def stream(self, size, decode_content):
+        assert decode_content is False
+        for chunk in self.chunks:
+            self.taken += 1
+            yield chunk
+        if self.fault is not None:
+            raise self.fault
+
+
+def respond(chunks, headers=None, fault=None, status=200):
+    response = requests.Response()
+    response.status_code = status
+    response.headers.update(headers or {})
+    response.raw = Raw(chunks, fault)
+    return response
+
+
+def read(chunks, encoding="", max_bytes=10**6, **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Body(respond(chunks, {"Content-Encoding": encoding, **headers}), max_bytes=max_bytes).read_all()
+
+
+def deflate_raw(data):
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+DATA = bytes(range(256)) * 20
+
+
+@pytest.mark.parametrize(
+    "encoding, packed",
+    [
+        ("", DATA),
+        ("identity", DATA),
+        ("gzip", gzip.compress(DATA)),
+        ("GZip, identity", gzip.compress(DATA)),
+        ("x-gzip", gzip.compress(DATA)),
+        ("gzip", gzip.compress(DATA[:100]) + gzip.compress(b"") + gzip.compress(DATA[100:])),
+        ("gzip", gzip.compress(DATA) + bytes(700)),
+        ("gzip", gzip.compress(DATA[:100]) + bytes(3) + gzip.compress(DATA[100:]) + b"\0"),
+        ("deflate", zlib.compress(DATA)),
+        ("deflate", deflate_raw(DATA)),
+    ],
+)
+def test_encodings(encoding, packed):
+    for size in (1, 7, 1000, len(packed)):
+        chunks = [packed[i : i + size] for i in range(0, len(packed), size)]
+        assert read(chunks, encoding) == DATA
+    assert read([packed], encoding, Content_Length=str(len(packed))) == DATA
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=5), st.lists(st.integers(0, 2000), max_size=20))
+def test_members_and_cuts_do_not_matter(members, cuts):
+    packed = b"".join(gzip.compress(member) for member in members)
+    places = [0, *sorted(min(cut, len(packed)) for cut in cuts), len(packed)]
+    chunks = [packed[a:b] for a, b in zip(places, places[1:])]
+    assert read(chunks, "gzip") == b"".join(members)
+
+
+def test_every_truncation_is_noticed():
+    packed = gzip.compress(DATA[:300])
+    for size in range(len(packed)):
+        with pytest.raises(Transient):
+            read([packed[:size]], "gzip")
+    for packed in (zlib.compress(DATA), deflate_raw(DATA)):
+        with pytest.raises(Transient):
+            read([packed[:-1]], "deflate")
+
+
+@pytest.mark.parametrize(
+    "encoding, packed",
+    [
+        ("gzip", b"<html>not gzip"),
+        ("gzip", gzip.compress(DATA) + b"rubbish"),
+        ("gzip", gzip.compress(DATA)[:-8] + bytes(8)),
+        ("gzip", b""),
+        ("deflate", b"\xff\xff\xff\xff"),
+        ("br", DATA),
+        ("gzip, gzip", gzip.compress(gzip.compress(DATA))),
+    ],
+)
+def test_damage_is_transient(encoding, packed):
+    with pytest.raises(Transient) as caught:
+        read([packed] if packed else [], encoding)
+    assert caught.value.reason == "broken"
+
+
+@pytest.mark.parametrize("announced", [len(DATA) + 1, len(DATA) - 1, 0])
+def test_content_length_is_checked(announced):
+    with pytest.raises(Transient, match="bytes"):
+        read([DATA], Content_Length=str(announced))
+
+
+@pytest.mark.parametrize("announced", [f"{len(DATA)}", f"{len(DATA)}, {len(DATA)}", "rubbish", "-1"])
+def test_content_length_in_order_or_unusable(announced):
+    assert read([DATA], Content_Length=announced) == DATA
+
+
+def test_content_length_beside_transfer_encoding_means_nothing():
+    assert read([DATA], Content_Length="1", Transfer_Encoding="chunked") == DATA
+
+
+def test_a_bomb_is_never_inflated_at_once():
+    layer = gzip.compress(bytes(200 * 2**20), 9)
+    response = respond([layer], {"Content-Encoding": "gzip"})
+    sizes = []
+    with pytest.raises(Transient, match="answer larger than 16 MiB") as caught:
+        for chunk in Body(response, max_bytes=16 * 2**20):
+            sizes.append(len(chunk))
+    assert caught.value.reason == "tooLarge"
+    assert max(sizes) <= 2**20 and sum(sizes) <= 16 * 2**20
+
+
+def test_endless_input_without_output_is_limited():
+    def members():
+        while True:
+            yield gzip.compress(b"") * 1000
+
+    with pytest.raises(Transient) as caught:
+        Body(respond(members(), {"Content-Encoding": "gzip"}), max_bytes=1000).read_all()
+    assert caught.value.reason == "tooLarge"
+
+
+def test_read_all_limit():
+    with pytest.raises(Transient, match="answer larger than 100 bytes"):
+        Body(respond([DATA]), max_bytes=10**6).read_all(100)
+    assert Body(respond([DATA]), max_bytes=10**6).read_all(len(DATA)) == DATA
+
+
+def test_read_start_takes_what_it_can_get():
+    raw = [b"a" * 10] * 10
+    assert Body(respond(raw), max_bytes=1000).read_start(25) == b"a" * 25
+    assert Body(respond(raw, fault=ConnectionResetError()), max_bytes=1000).read_start(1000) == b"a" * 100
+    assert Body(respond(raw, {"Content-Encoding": "br"}), max_bytes=1000).read_start(1000) == b""
+
+
+@pytest.mark.parametrize(
+    "fault, words, reason",
+    [
+        (socket.timeout("timed out"), "timed out", "timeout"),
+        (urllib3.exceptions.ReadTimeoutError(None, "/", "Read timed out."), "timed out", "timeout"),
+        (requests.exceptions.ReadTimeout(urllib3.exceptions.ReadTimeoutError(None, "/", "x")), "timed out", "timeout"),
+        (urllib3.exceptions.ProtocolError("x", ConnectionResetError(104, "Reset by peer")), "reset by peer", "broken"),
+        (urllib3.exceptions.ProtocolError("x", http.client.IncompleteRead(b"x", 5)), "in the middle", "broken"),
+        (http.client.IncompleteRead(b"x"), "in the middle", "broken"),
+        (requests.exceptions.ChunkedEncodingError("x"), "ChunkedEncodingError", "broken"),
+        (requests.exceptions.ConnectionError("x"), "ConnectionError", "broken"),
+        (ssl.SSLError(1, "[SSL] record layer failure"), "TLS", "broken"),
+        (OSError(5, "Input/output error"), "input/output error", "broken"),
+    ],
+)
+def test_faults_of_the_wire_are_transient(fault, words, reason):
+    with pytest.raises(Transient, match=words) as caught:
+        Body(respond([b"abc"], fault=fault), max_bytes=1000).read_all()
+    assert caught.value.reason == reason
+    assert caught.value.__cause__ is fault
+
+
+def test_other_exceptions_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        Body(respond([], fault=ZeroDivisionError()), max_bytes=1000).read_all()
+
+
+def test_a_real_urllib3_response():
+    packed = gzip.compress(DATA)
+    response = requests.Response()
+    response.headers["Content-Encoding"] = "gzip"
+    response.raw = urllib3.HTTPResponse(
+        io.BytesIO(packed), headers={"Content-Encoding": "gzip"}, preload_content=False, decode_content=True
+    )
+    body = Body(response, max_bytes=10**6)
+    assert body.read_all() == DATA
+    assert body.received == len(packed)
+
+
+def test_refusals_are_read_and_bounded():
+    def endless():
+        while True:
+            yield b"x" * 1000
+
+    error = read_refusal(respond(endless(), status=502))
+    assert isinstance(error, Transient) and error.status == 502
+    error = read_refusal(respond([b'{"error":{"message":"Invalid Credentials"}}'], status=401))
+    assert isinstance(error, Unauthorized) and "Invalid Credentials" in str(error)
+    error = read_refusal(respond([], {"Location": "https://u:secret@evil.example:8/x?token=secret"}, status=302))
+    assert isinstance(error, BadRequest)
+    assert str(error) == "the server redirects to evil.example:8; redirects are not followed [302 redirect]"
+    assert "another path" in str(read_refusal(respond([], {"Location": "//[bad"}, status=307)))
+    assert type(classify(204, b"", {})) is Transient
+
+
+def test_send_faults_hold_no_secrets():
+    secret = requests.exceptions.InvalidHeader("Invalid header: Bearer ya29.secret")
+    error = send_fault(secret, "h:1", 5, foreign=False)
+    assert type(error) is BadRequest and "secret" not in str(error)
+    assert send_fault(KeyError("x"), "h:1", 5, foreign=False) is None
+
+
+def test_send_faults_of_a_users_session():
+    class RefreshError(Exception):
+        retryable = False
+
+    class TransportError(Exception):
+        pass
+
+    assert type(send_fault(RefreshError("invalid_grant"), "h", 5, foreign=True)) is CredentialsError
+    assert type(send_fault(TransportError(ConnectionResetError(104, "Reset")), "h", 5, foreign=True)) is Transient
+    error = RefreshError("try again")
+    error.retryable = True
+    assert type(send_fault(error, "h", 5, foreign=True)) is Transient
+
+
+def test_faults_are_described_from_their_cause():
+    refused = ConnectionRefusedError(111, "Connection refused")
+    new = urllib3.exceptions.NewConnectionError(None, "x")
+    new.__cause__ = refused
+    outer = requests.exceptions.ConnectionError(urllib3.exceptions.MaxRetryError(None, "/", new))
+    assert describe_fault(outer) == "connection refused"
+    assert is_unreachable(outer)
+    assert describe_fault(socket.gaierror(-2, "Name or service not known")) == "host name not found"
+    assert describe_fault(http.client.RemoteDisconnected("x")) == "connection closed without an answer"
+    loop = ValueError("a")
+    loop.__cause__ = KeyError("b")
+    loop.__cause__.__cause__ = loop
+    assert describe_fault(loop) == "KeyError"
+    assert not is_unreachable(loop)
+
+
+def test_read_size_is_small():
+    assert body_module.READ_SIZE <= 65536
