@@ -1,4 +1,4 @@
-"""How long to wait after a fault, and when to give a dead service up.  Pure: the caller brings time and chance."""
+"""How long to wait after a fault, and when to stop trying.  Pure: the caller brings time and chance."""
 
 from __future__ import annotations
 
@@ -16,8 +16,39 @@ class Backoff(NamedTuple):
         return jitter * min(self.cap, self.base * 2.0 ** min(failures - 1, 60))
 
 
+#: Odds below which a run of failures is not put down to chance: a day in 100,000 may be given up wrongly.
+UNLIKELY = 1e-5
+
+
+class Health:
+    """How often tries fail in this run, so that bad luck is not taken for a bad slice or a dead service.
+
+    Where every second answer is broken, five failures in a row say nothing about a slice; where nothing else fails
+    they say all.  Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._answered = 0
+        self._failed = 0
+
+    def answered(self) -> None:
+        """A try brought rows."""
+        self._answered += 1
+
+    def failed(self) -> None:
+        """A try was in vain."""
+        self._failed += 1
+
+    def is_chance(self, failures: int, *, odds: float = UNLIKELY) -> bool:
+        """True when *failures* in a row are likely enough at the rate of all others; never before a first answer."""
+        others = self._failed - failures
+        if others <= 0 or not self._answered:
+            return False
+        return bool((others / (others + self._answered)) ** failures > odds)
+
+
 class Breaker:
-    """Tells a service that is down from slices that fail: HTTP batches that brought nothing, one after another.
+    """Tells a service that is down: HTTP batches that brought nothing, one after another, for a while.
 
     Batches that were under way together fail together, so one outage counts once however many it hits: a failure
     counts only when its batch was sent after the last one that counted.  Not thread-safe.
@@ -26,20 +57,31 @@ class Breaker:
     def __init__(self, limit: int, backoff: Backoff) -> None:
         self._limit = limit
         self._backoff = backoff
+        self._health = Health()
+        # As long as one slice's tries may take: give a short outage the time to end.
+        self._patience = sum(backoff.delay(number, 1.0) for number in range(1, limit + 1))
         self._strikes = 0
-        self._last_strike = float("-inf")
+        self._first_strike = self._last_strike = float("-inf")
         self.paused_until = float("-inf")
 
     def succeeded(self) -> None:
         """Some slice was answered."""
         self._strikes = 0
+        self._health.answered()
 
     def failed(self, sent_at: float, now: float, jitter: float) -> bool:
         """A batch sent at *sent_at* brought nothing.  True when the service is to be given up."""
         if sent_at < self._last_strike:
             return False
+        self._health.failed()
         self._strikes += 1
         self._last_strike = now
-        if self._strikes > 1:  # the first may be chance; the slices' own backoff is enough then
+        if self._strikes == 1:
+            self._first_strike = now
+        elif not self._health.is_chance(self._strikes, odds=0.01):  # else the slices' own backoff is enough
             self.paused_until = now + self._backoff.delay(self._strikes - 1, jitter)
-        return self._strikes >= self._limit
+        return (
+            self._strikes >= self._limit
+            and now - self._first_strike >= self._patience * (self._limit > 1)
+            and not self._health.is_chance(self._strikes)
+        )

@@ -50,6 +50,11 @@ class Body:
         self.received = 0  #: bytes that came over the wire so far
 
     def __iter__(self) -> Iterator[bytes]:
+        if getattr(self._response, "_content_consumed", False):  # by a hook of the user's session
+            if len(self._response.content) > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            yield self._response.content
+            return
         decoder = _decoder(self._response.headers.get("Content-Encoding", ""))
         produced = 0
         for raw in self._raw_chunks():
@@ -185,7 +190,9 @@ def read_refusal(response: requests.Response) -> ApiError:
 
 
 def classify(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
-    """``refusals.classify`` for any status but 200, with a bounded *body*."""
+    """``refusals.classify`` for any status but 200 and a body of any size; status 0 stands for "not HTTP"."""
+    if status == 0:
+        return Transient("this part of the batch is not an HTTP answer", reason="malformed")
     if 200 <= status < 300:
         return Transient(f"HTTP {status} instead of an answer", status=status)
     return refusals.classify(status, body[:ERROR_BYTES], headers)
@@ -242,6 +249,13 @@ def is_unreachable(error: BaseException) -> bool:
     return isinstance(error, kinds) or any(
         isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)
     )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of *error* and its causes: their frames would keep the connection and the bytes of the
+    answer alive for as long as the error is kept."""
+    for cause in _causes(error):
+        cause.__traceback__ = None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

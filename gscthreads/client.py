@@ -17,8 +17,8 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Protocol, 
 import requests
 
 from ._version import __version__
-from .body import Body, classify, read_refusal, send_fault
-from .errors import ApiError, CredentialsError, Transient, Unauthorized
+from .body import Body, classify, forget_frames, read_refusal, send_fault
+from .errors import ApiError, Transient, Unauthorized
 from .halt import Halt, Halted
 from .model import ROW_LIMIT, Failed, Fetched, Rows, Slice
 from .multipart import MAX_PART, Matcher, Part, compose
@@ -45,8 +45,7 @@ class Client:
     """Speaks to the API at *api_root*.  Thread-safe: each thread has its own session, unless the credentials are a
     session.  ``decode`` turns the JSON body of one slice into Rows or raises Transient.
 
-    ``registry`` must be aborted when *halt* is set, and somebody must call its ``expire``: only then do halts and
-    deadlines reach a blocked thread.
+    *registry* must be aborted at the *halt*, and somebody must call its ``expire``, to reach blocked threads.
     """
 
     def __init__(
@@ -71,8 +70,8 @@ class Client:
         self._root = api_root.rstrip("/")
         url = urllib.parse.urlsplit(self._root)
         self.server = url.netloc.rpartition("@")[2]
-        google = url.hostname == "www.googleapis.com"  # its plain /batch is dead (gsc-api.md 1)
-        self._batch_path = "/batch/webmasters/v3" if google else "/batch"
+        # The plain /batch of www.googleapis.com is dead (gsc-api.md 1).
+        self._batch_path = "/batch/webmasters/v3" if url.hostname == "www.googleapis.com" else "/batch"
         self._data_state = data_state
         self._decode = decode
         self._ca_bundle = ca_bundle
@@ -88,8 +87,6 @@ class Client:
         Each slice is delivered exactly once, as its part arrives, unless this raises: Halted when halted in the
         middle, CredentialsError when no token can be had, or whatever *deliver* raises.
         """
-        if not batch:
-            return
         with _Exchange(self, self.http_timeout * (1 + len(batch) / 10)) as exchange:
             replies = _Replies(batch, deliver, self._decode, exchange)
             alone = len(batch) == 1
@@ -99,8 +96,8 @@ class Client:
                     index, part = next(answers)
                 except StopIteration:
                     exchange.check_halt()
-                    missing = Transient("no answer for this slice in the batch", reason="missingPart")
-                    return replies.fail_rest(missing, alone=False)
+                    error = Transient("no answer for this slice in the batch", reason="missingPart")
+                    return replies.fail_rest(error, alone=False)
                 except ApiError as error:
                     return replies.fail_rest(exchange.judge(error), alone=alone)
                 exchange.check_halt()
@@ -110,15 +107,13 @@ class Client:
         """(siteUrl, permissionLevel) of each site, as listed.  Raises ApiError, Halted or CredentialsError."""
         with _Exchange(self, self.http_timeout) as exchange:
             try:
-                response = exchange.send("GET", f"{self._root}/webmasters/v3/sites?prettyPrint=false&alt=json")
-                if response.status_code != 200:
-                    raise read_refusal(response)
+                response = exchange.ask("GET", f"{self._root}/webmasters/v3/sites?prettyPrint=false&alt=json")
                 return _read_sites(Body(response, max_bytes=MAX_PART).read_all())
             except ApiError as error:
                 raise exchange.judge(error)
 
     def close(self) -> None:
-        """Close the sessions made here.  Idempotent; call it when no thread fetches any more."""
+        """Close the idle connections of the sessions made here.  Idempotent; fetching goes on working."""
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
@@ -136,32 +131,32 @@ class Client:
         return session
 
     def _answer(self, exchange: _Exchange, wanted: Slice) -> Iterator[Tuple[int, Part]]:
-        response = exchange.send("POST", self._root + _query_path(wanted), self._query_body(wanted), "application/json")
-        if response.status_code != 200:
-            raise read_refusal(response)
+        response = exchange.ask("POST", self._root + _query_path(wanted), self._query_body(wanted), "application/json")
         body = Body(response, max_bytes=MAX_PART).read_all()
-        if exchange.watch.expired:  # http.client takes the end of a shut socket for the end of a header or body
-            raise Transient("cut off by the deadline", reason="timeout")
+        exchange.check_complete()
         yield 0, Part(None, 200, response.headers, body)
 
     def _answers(self, exchange: _Exchange, batch: Sequence[Slice]) -> Iterator[Tuple[int, Part]]:
+        if not batch:
+            return
         if not self.batch_supported:
             raise _no_batch()
         boundary, matcher = f"batch_{uuid.uuid4().hex}", Matcher(len(batch))
         calls = [
-            (content_id, f"POST {_query_path(wanted)}", self._query_body(wanted))
-            for content_id, wanted in zip(matcher.content_ids, batch)
+            (name, f"POST {_query_path(wanted)}", self._query_body(wanted))
+            for name, wanted in zip(matcher.content_ids, batch)
         ]
         kind = f'multipart/mixed; boundary="{boundary}"'
-        response = exchange.send("POST", self._root + self._batch_path, compose(calls, boundary), kind)
-        if response.status_code in (404, 405, 501):
+        try:
+            response = exchange.ask("POST", self._root + self._batch_path, compose(calls, boundary), kind)
+        except ApiError as error:
+            if exchange.status not in (404, 405, 501):
+                raise
             with self._lock:
                 first, self.batch_supported = self.batch_supported, False
             if first:
-                log.warning("%s has no batch path: one call per request from now on", self.server)
-            raise _no_batch()
-        if response.status_code != 200:
-            raise read_refusal(response)
+                log.warning("%s has no batch path (%s): one call per request from now on", self.server, error)
+            raise _no_batch() from error
         body = Body(response, max_bytes=MAX_PART * len(batch))
         yield from matcher.match(body, response.headers.get("Content-Type", ""))
 
@@ -179,37 +174,35 @@ class Client:
         return json.dumps(query, separators=(",", ":")).encode("ascii")
 
 
-class _Exchange:
-    """One HTTP request and its answer, under a deadline; closes the answer at the end."""
+class _Exchange(contextlib.ExitStack):
+    """One HTTP request and its answer, under a deadline that runs from now; closes the answer on exit."""
 
     def __init__(self, client: Client, seconds: float) -> None:
+        super().__init__()
+        self.watch = self.enter_context(client.registry.deadline(seconds))
+        self.status: Optional[int] = None  #: HTTP status of the answer, once there is one
         self._client = client
-        self._seconds = seconds
-        self._stack = contextlib.ExitStack()
         self._token: Optional[Dict[str, str]] = None  # the headers that authorized it; None once rejected
-
-    def __enter__(self) -> _Exchange:
-        self.watch = self._stack.enter_context(self._client.registry.deadline(self._seconds))
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._stack.close()
 
     def check_halt(self) -> None:
         if self._client.halt.is_set():
             raise Halted(self._client.halt.reason)
 
-    def send(self, method: str, url: str, data: Optional[bytes] = None, kind: str = "") -> requests.Response:
-        """The answer, its body not yet read.  Raises ApiError, CredentialsError or Halted."""
+    def check_complete(self) -> None:
+        """http.client takes the end of a connection for the end of header or body: no answer when we shut it."""
+        self.check_halt()
+        if self.watch.expired:
+            raise Transient("cut off by the deadline", reason="timeout")
+
+    def ask(self, method: str, url: str, data: Optional[bytes] = None, kind: str = "") -> requests.Response:
+        """The answer 200, its body not yet read.  Raises ApiError for any other, CredentialsError or Halted."""
         client = self._client
         session = client.session()
         self.check_halt()
         try:
             self._token = dict(client.credentials.authorize(session))
-        except CredentialsError:
-            self.check_halt()
-            raise
-        self.check_halt()
+        finally:
+            self.check_halt()  # also instead of what an interrupted authorize() raises
         headers = {"Accept-Encoding": "gzip", "User-Agent": client.user_agent, **self._token}
         if kind:
             headers["Content-Type"] = kind
@@ -225,8 +218,12 @@ class _Exchange:
                 raise
             self.check_halt()
             raise fault from error
-        self._stack.callback(response.close)
+        self.status = response.status_code
+        self.callback(response.close)
+        self.check_complete()
         log.debug("%s %s: HTTP %s", method, url.partition("?")[0], response.status_code)
+        if response.status_code != 200:
+            raise read_refusal(response)
         return response
 
     def judge(self, error: ApiError) -> ApiError:
@@ -234,7 +231,7 @@ class _Exchange:
         self.check_halt()
         self.see(error)
         if self.watch.expired and error.status is None:
-            late = Transient(f"no complete answer within {self._seconds:g} s", reason="timeout")
+            late = Transient(f"no complete answer within {self.watch.seconds:g} s", reason="timeout")
             late.__cause__ = error
             return late
         return error
@@ -269,6 +266,7 @@ class _Replies:
     def fail_rest(self, error: ApiError, *, alone: bool) -> None:
         """Deliver every slice that still waits as failed."""
         with self._exchange.watch.paused():
+            forget_frames(error)
             for index in list(self._waiting):
                 self._deliver(Failed(self._waiting.pop(index), error, alone))
 
@@ -277,9 +275,8 @@ class _Replies:
             try:
                 return Fetched(wanted, self._decode(part.body, wanted))
             except Transient as error:
+                forget_frames(error)
                 return Failed(wanted, error)
-        if part.status == 0:
-            return Failed(wanted, Transient("this part of the batch is not an HTTP answer", reason="malformed"))
         refusal = classify(part.status, part.body, part.headers)
         self._exchange.see(refusal)
         return Failed(wanted, refusal)

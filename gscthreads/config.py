@@ -89,7 +89,7 @@ class SyncConfig:
         for site in self.sites:
             if not isinstance(site, str) or not site.strip() or any(ord(char) < 33 for char in site):
                 raise ConfigError(f"site {site!r} is not a property; write sc-domain:example.com or https://host/")
-        _check_root(self.api_root)
+        check_root(self.api_root)
         self.datasets()
         if self.backoff_cap < self.backoff_base:
             raise ConfigError(f"backoff_cap {self.backoff_cap} is below backoff_base {self.backoff_base}")
@@ -187,7 +187,7 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
         raise ConfigError(f"{field.name} must be True or False, not {value!r}")
 
 
-def _check_root(root: Any) -> None:
+def check_root(root: Any) -> None:
     """Tokens go to this address: https, or plain http on this machine only."""
     parts = urllib.parse.urlsplit(root) if isinstance(root, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:

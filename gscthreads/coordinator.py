@@ -77,8 +77,7 @@ class Coordinator:
         self._started = clock()
         backoff = Backoff(config.backoff_base, config.backoff_cap)
         self.plan = Plan(batch_size=config.batch_size, max_attempts=config.max_attempts, backoff=backoff)
-        # Two more than a slice's own tries: a few bad days at the end of a run must not pass for a dead service.
-        self._breaker = Breaker(config.max_attempts + 2, backoff)
+        self._breaker = Breaker(config.max_attempts, backoff)
         self._batches: Dict[int, Batch] = {}
         self._productive: Set[int] = set()  # batches of which some slice was answered
         self._batch_of: Dict[Slice, int] = {}
@@ -241,6 +240,7 @@ class Coordinator:
             raise
         for slice_, following, published in acknowledged:
             self.plan.datasets[slice_.dataset].acknowledge(slice_.key, following)
+            self.plan.health.answered()
             self.counters.add(acknowledged=1)
             if published is not None:
                 self._count_published(slice_.dataset, published)

@@ -14,7 +14,7 @@ import enum
 import heapq
 from typing import Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from .backoff import Backoff
+from .backoff import Backoff, Health
 from .errors import ApiError, BadRequest, BurstQuota, Denied, LoadQuota, Unauthorized
 from .model import ROW_LIMIT, Dataset, Slice, SliceKey
 from .stores.base import FINAL, Acknowledged, DayRecord
@@ -310,6 +310,7 @@ class Plan:
 
     def __init__(self, *, batch_size: int, max_attempts: int, backoff: Backoff) -> None:
         self.datasets: Dict[Dataset, DatasetPlan] = {}
+        self.health = Health()
         self._batch_size = batch_size
         self._max_attempts = max_attempts
         self._backoff = backoff
@@ -366,7 +367,8 @@ class Plan:
 
     def next_due(self) -> Optional[float]:
         """When the next delayed slice is due, None when none waits."""
-        return min((due for due in (plan.next_due() for plan in self.datasets.values()) if due is not None), default=None)
+        dues = (plan.next_due() for plan in self.datasets.values())
+        return min((due for due in dues if due is not None), default=None)
 
     def failed(self, slice_: Slice, error: ApiError, *, alone: bool, now: float, jitter: float) -> Verdict:
         """Decide about a slice without an answer.  *jitter*: uniform in 0..1."""
@@ -374,6 +376,7 @@ class Plan:
         slot = plan.slot(key)
         if slot is None:
             return Verdict.RETRY  # not leased (any more): its fate is settled elsewhere
+        self.health.failed()
         if isinstance(error, (Denied, BadRequest)):
             return self._end(plan, key, error)
         if isinstance(error, LoadQuota):
@@ -393,16 +396,20 @@ class Plan:
         """Seconds until the slice's next try, None when it has had its share."""
         if isinstance(error, Unauthorized):
             slot.unauthorized += 1
-            return 0.0 if slot.unauthorized < self._max_attempts else None
+            return None if self._exhausted(slot.unauthorized, self._max_attempts) else 0.0
         if isinstance(error, BurstQuota):
             slot.refusals += 1
-            return self._backoff.delay(slot.refusals, jitter) if slot.refusals < _MOST_REFUSALS else None
+            return None if slot.refusals >= _MOST_REFUSALS else self._backoff.delay(slot.refusals, jitter)
         if alone:
             slot.attempts += 1
-            return self._backoff.delay(slot.attempts, jitter) if slot.attempts < self._max_attempts else None
-        slot.disruptions += 1
-        most = self._max_attempts * _DISRUPTIONS_PER_ATTEMPT
-        return self._backoff.delay(slot.disruptions, jitter) if slot.disruptions < most else None
+            count, most = slot.attempts, self._max_attempts
+        else:
+            slot.disruptions += 1
+            count, most = slot.disruptions, self._max_attempts * _DISRUPTIONS_PER_ATTEMPT
+        return None if self._exhausted(count, most) else self._backoff.delay(min(count, self._max_attempts), jitter)
+
+    def _exhausted(self, failures: int, most: int) -> bool:
+        return failures >= most and not self.health.is_chance(failures)
 
     def _end(self, plan: DatasetPlan, key: SliceKey, error: ApiError) -> Verdict:
         plan.release(key)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Type
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Type, cast
 
 import requests
 import urllib3.connection
@@ -197,8 +197,7 @@ class _GuardedConnection:
         raise urllib3.exceptions.NewConnectionError(conn, "host has no address")
 
     def _connect(self, sock: socket.socket, address: Any) -> None:
-        conn: Any = self
-        guard = _Guard(sock, self.home)
+        conn, guard = cast(Any, self), _Guard(sock, self.home)
         self._admit(guard)
         for option in conn.socket_options or ():
             sock.setsockopt(*option)
@@ -210,7 +209,7 @@ class _GuardedConnection:
 
 def _guarded(pools: Mapping[str, Any], home: Optional[SocketRegistry]) -> Dict[str, Any]:
     """Pool classes like *pools* (by scheme) whose connections are guarded; unchanged where they are already."""
-    derived: Dict[str, Any] = {}
+    derived = {}
     for scheme, pool in pools.items():
         base: Type[Any] = pool.ConnectionCls
         if not issubclass(base, _GuardedConnection):
@@ -249,11 +248,10 @@ class _GuardedAdapter(HTTPAdapter):
             if getattr(pool, "pool", None) is not None:
                 pool.close()
 
-    def send(
-        self, request: Any, stream: Any = False, timeout: Any = None, verify: Any = True, *args: Any, **kwargs: Any
-    ) -> requests.Response:
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> requests.Response:
         # An empty CURL_CA_BUNDLE turns checks off in old versions, and the environment would outrank our bundle.
-        return super().send(request, stream, timeout, self._ca_bundle or verify or True, *args, **kwargs)
+        kwargs["verify"] = self._ca_bundle or kwargs.get("verify") or True
+        return super().send(request, *args, **kwargs)
 
 
 class _AdoptedAdapter(_GuardedAdapter):

@@ -25,7 +25,7 @@ from typing import Any, Callable, Optional, Type, Union
 from . import pacific
 from .auth import open_credentials
 from .client import Client
-from .config import PROJECT_QPM, SyncConfig
+from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_root
 from .coordinator import Coordinator
 from .errors import ConfigError, GscError, StoreFull
 from .figures import RUNNING, Counters, Result, Snapshot
@@ -37,7 +37,7 @@ from .rows import make_decoder
 from .sockets import SocketRegistry
 from .stores import open_store
 from .stores.base import Store
-from .worker import Batch, Worker
+from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -299,3 +299,26 @@ def sync(
             raise ConfigError(f"unknown setting {name!r}; known are {', '.join(sorted(names))}")
     config = SyncConfig(sites=sites, store=store, credentials=credentials, start=start, end=end, **settings)
     return Sync(config).run()
+
+
+def list_sites(
+    credentials: Any, *, api_root: str = GOOGLE, ca_bundle: Optional[str] = None, timeout: float = 45.0
+) -> "list[tuple[str, str]]":
+    """(siteUrl, permissionLevel) of every site the credentials can see, sorted.  Raises ApiError, CredentialsError."""
+    check_root(api_root)
+    halt = Halt()
+    registry = SocketRegistry()
+    client = Client(
+        api_root=api_root,
+        credentials=open_credentials(credentials),
+        registry=registry,
+        halt=halt,
+        http_timeout=timeout,
+        data_state="final",
+        decode=make_decoder(fast=False),
+        ca_bundle=ca_bundle,
+    )
+    try:
+        return sorted(client.sites())
+    finally:
+        client.close()

@@ -12,7 +12,7 @@ from .errors import BurstQuota, CredentialsError
 from .halt import Halt, Halted
 from .model import Failed, Fetched, Slice
 from .outcomes import Outcomes
-from .quota import Quota
+from .quota import Grant, Quota
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,6 @@ class Worker:
             self._quota.settle(grant)
         return sent_at
 
-    def _slow_down(self, site: str, outcome: Failed, grant: object) -> None:
+    def _slow_down(self, site: str, outcome: Failed, grant: Grant) -> None:
         if isinstance(outcome.error, BurstQuota):
             self._quota.slow_down(site, grant)

@@ -203,6 +203,15 @@ def test_a_real_urllib3_response():
     assert body.received == len(packed)
 
 
+def test_a_body_that_a_hook_has_read():
+    response = respond([], {"Content-Encoding": "gzip", "Content-Length": "7"})
+    response.raw = io.BytesIO(DATA)
+    assert response.content == DATA
+    assert Body(response, max_bytes=10**6).read_all() == DATA
+    with pytest.raises(Transient):
+        Body(response, max_bytes=10).read_all()
+
+
 def test_refusals_are_read_and_bounded():
     def endless():
         while True:

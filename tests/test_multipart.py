@@ -1,7 +1,5 @@
 """multipart: what goes out, and that what comes in gives the same parts however it is cut."""
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -251,7 +249,7 @@ def test_what_was_written_is_read(contents, end, draw):
     parts, fault = parse(data, cuts=draw.draw(st.lists(st.integers(0, len(data)), max_size=30)))
     assert fault == ""
     if end == "\n":  # "\r" at the end of a body would belong to the delimiter
-        contents = [(status, re.sub("\r$", "", body)) for status, body in contents]
+        contents = [(status, body[:-1] if body[-1:] == "\r" else body) for status, body in contents]
     assert [(p.content_id, p.status, p.body.decode()) for p in parts] == [
         (str(i), s, b) for i, (s, b) in enumerate(contents)
     ]

@@ -63,6 +63,11 @@ class Server:
                 if self.script(connection, request, self) is False:
                     return
 
+    def settle(self):
+        """Wait until all connections so far are closed on this side."""
+        for thread in self.threads[1:]:
+            thread.join(GUARD)
+
     def __enter__(self):
         return self
 
@@ -188,8 +193,9 @@ def test_abort_wakes_every_worker(registry, hang):
             assert server.reached.acquire(timeout=GUARD)
         registry.abort()
         assert all([worker.ended() for worker in workers])
-        # http.client takes the end of the connection for the end of the header, or of a body without a length.
-        if hang not in ("dripping header", "dripping body, closing"):
+        # http.client takes the end of the connection for the end of header or body, urllib3 1.x for that of any body
+        # that isn't chunked; body.py doesn't.
+        if hang in ("no answer", "half a status line", "dripping chunks"):
             assert all(worker.error is not None for worker in workers)
 
 
@@ -401,11 +407,13 @@ def test_closed_connections_leave_nothing_open(registry):
 
     with Server(script) as server, new_session(registry) as session:
         session.get(server.url, timeout=GUARD)
+        server.settle()
         before = open_files()
         for _ in range(20):
             with registry.deadline(5.0):
                 session.get(server.url, timeout=GUARD)
             session.get(server.url, timeout=GUARD)
+        server.settle()
         assert open_files() <= before
         assert len(registry._guards) == 0
 

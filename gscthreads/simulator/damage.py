@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Iterable, Iterator, NamedTuple, Optional
 
-from .encode import gzip_member
+from .squeeze import HEAD, GzipStream, squeeze
 
 #: Bytes changed by corrupt_gzip.
 CORRUPTED = 16
@@ -56,9 +56,10 @@ def huge(total: int, gzipped: bool) -> Iterator[bytes]:
     """Valid JSON, apart from its length: ``total`` bytes of rows, as gzip or not."""
     row = b'{"keys":["https://example.com/","again"],"clicks":0,"impressions":1,"ctr":0,"position":1},'
     rows = row * (BLOCK // len(row))
-    yield gzip_member(b'{"rows":[') if gzipped else b'{"rows":['
-    block = gzip_member(rows, 9) if gzipped else rows
+    blocks = [b'{"rows":[', rows, row[:-1] + b'],"responseAggregationType":"byPage"}']
+    first, middle, last = [squeeze(block, 9) for block in blocks]
+    stream = GzipStream()
+    yield HEAD + stream.add(first) if gzipped else blocks[0]
     for _ in range(max(1, total // len(rows))):
-        yield block
-    end = row[:-1] + b'],"responseAggregationType":"byPage"}'
-    yield gzip_member(end) if gzipped else end
+        yield stream.add(middle) if gzipped else rows
+    yield stream.add(last) + stream.tail() if gzipped else blocks[2]

@@ -1,13 +1,13 @@
-"""Query answers as bytes: JSON written by hand for speed, gzip, and a cache of both bounded by bytes."""
+"""Query answers as bytes: JSON written by hand for speed, and a cache bounded by bytes."""
 
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import OrderedDict
 from json.encoder import encode_basestring
-from typing import Callable, Dict, Hashable, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Hashable, List, NamedTuple, Optional, Tuple, Union
 
+from .squeeze import Squeezed
 from .tables import TableRow
 
 
@@ -71,19 +71,16 @@ def body(rows: List[TableRow], aggregation: str, metadata: Optional[Tuple[str, s
     return text.encode("utf-8", "backslashreplace")
 
 
-def gzip_member(data: bytes, level: int = 1) -> bytes:
-    """One complete gzip member; several in a row are a valid gzip stream."""
-    packer = zlib.compressobj(level, zlib.DEFLATED, 31)
-    return packer.compress(data) + packer.flush()
-
-
 class Encoded(NamedTuple):
-    """An answer's body, ready to be sent."""
+    """An answer's body, ready to be sent: plain bytes, or a compressed piece."""
 
-    data: bytes
+    data: Union[bytes, Squeezed]
     rows: int
-    #: Bytes before compression.
-    length: int
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes to keep."""
+        return len(self.data.data if isinstance(self.data, Squeezed) else self.data)
 
 
 class Answers:
@@ -112,12 +109,12 @@ class Answers:
             found = make()
             with self._lock:
                 self._making.pop(key, None)
-                if len(found.data) <= self._limit():
+                if found.size <= self._limit():
                     self._kept[key] = found
-                    self._bytes += len(found.data)
+                    self._bytes += found.size
                 while self._bytes > self._limit() and self._kept:
                     _, dropped = self._kept.popitem(last=False)
-                    self._bytes -= len(dropped.data)
+                    self._bytes -= dropped.size
         return found
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from typing import Any, Dict, Optional, Tuple
 
@@ -140,7 +141,7 @@ def not_found(message: str = "Requested entity was not found.") -> Refusal:
 
 def no_such_url(path: str) -> Refusal:
     """404 of the front end, in HTML."""
-    text = f"The requested URL <code>{path}</code> was not found on this server."
+    text = f"The requested URL <code>{html.escape(path)}</code> was not found on this server."
     body = HTML.format(status=404, title="Not Found", text=text)
     return Refusal("no_such_url", 404, body, html=True)
 

@@ -173,7 +173,8 @@ class Writer:
 
     def day(self, search_type: str, ordinal: int, rows: int) -> GeneratedDay:
         """``rows`` distinct (page, query) pairs for the day with this ordinal, plus the anonymous ones."""
-        rng = random.Random(f"{self.seed}|{self.site}|{search_type}|{ordinal}").random
+        dice = random.Random(f"{self.seed}|{self.site}|{search_type}|{ordinal}")
+        rng = dice.random
         volume = WEEK[ordinal % 7 - 1] * max(0.3, 1 + 0.0012 * (ordinal - EPOCH))
         volume *= 0.94 + 0.12 * rng()
         feed = search_type in FEEDS
@@ -200,6 +201,8 @@ class Writer:
                 share = self.anonymised / (1 - self.anonymised)
                 clicks, extra, repeat = int(clicks * share), int(extra * share) + 1, int(repeat * share)
                 pairs.append((page, None, clicks, extra, repeat, int(depth * share)))
+        # Rows of equal clicks keep this order, and Google's lie in no order at all (gsc-api.md 2.6).
+        dice.shuffle(pairs)
         return GeneratedDay(pairs)
 
 

@@ -10,7 +10,7 @@ INT_STYLES = ("12", "12.0")
 
 @dataclasses.dataclass
 class Options:
-    """How the look-alike behaves.  Every field can be changed while it runs.
+    """How the look-alike behaves.  Every field but the seed can be changed while it runs.
 
     Numbers Google doesn't publish are off (None) until asked for; see gsc-api.md 3 and 9.
     """
@@ -101,6 +101,8 @@ class Options:
     def update(self, values: Mapping[str, Any]) -> None:
         """Change several options at once: all of them or, if one is wrong (ValueError), none."""
         self._check(values)
+        if values.get("seed", self.seed) != self.seed:
+            raise ValueError("the seed can't change while the simulator runs: its data would no longer be its own")
         for name, value in values.items():
             setattr(self, name, value)
 

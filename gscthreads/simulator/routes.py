@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 from urllib.parse import parse_qsl
 
 from . import batch, errors
 from .control import Control
 from .damage import Cut, Piece, damaged, huge
-from .encode import gzip_member
+from .faults import Target
 from .lanes import Lanes
 from .server import REASONS, Handler, Hold
 from .service import Answer, Call, Service
 from .spoil import HTML_PAGE, REFUSALS
+from .squeeze import HEAD, GzipStream, Squeezed, gzip_whole, squeeze
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Routes:
     def _token(self, wire: Handler, body: bytes) -> None:
         service = self.service
         service.journal.count("token_posts")
-        fault = service.faults.choose(("token",), ())
+        fault = service.faults.choose(("token",), (Target(),))
         if fault is not None:
             service.journal.fault(fault)
         if fault == "token_503":
@@ -99,27 +100,32 @@ class Routes:
             self._instead(wire, fault, [call])
             return
         answer = service.answer(call)
-        shown = list(self._headers(answer.headers, answer.gzipped))
+        shown, body = self._finished(answer)
         if fault == "reset_headers":
             self._half_headers(wire, answer.status, shown)
         elif fault == "drip":
-            wire.send_stream(answer.status, shown, [answer.body], service.options.drip_interval)
+            wire.send_stream(answer.status, shown, [body], service.options.drip_interval)
         elif fault is None:
-            wire.send_whole(answer.status, shown, answer.body)
+            wire.send_whole(answer.status, shown, body)
         else:
-            self._spoilt(wire, answer, shown, fault)
+            self._spoilt(wire, answer.status, body, shown, fault)
+
+    def _finished(self, answer: Answer) -> Tuple[List[Tuple[str, str]], bytes]:
+        """Headers and body of an answer sent alone."""
+        squeezed = isinstance(answer.body, Squeezed)
+        body = gzip_whole(answer.body) if isinstance(answer.body, Squeezed) else answer.body
+        return list(self._headers(answer.headers, squeezed)), body
 
     @staticmethod
-    def _spoilt(wire: Handler, answer: Answer, shown: List[Tuple[str, str]], fault: str) -> None:
+    def _spoilt(wire: Handler, status: int, body: bytes, shown: List[Tuple[str, str]], fault: str) -> None:
         """A whole answer, damaged on its way; a cut one is announced by its full Content-Length."""
         sent, cut = [], ""
         try:
-            for data in damaged([Piece(answer.body, 0)], fault, 0):
+            for data in damaged([Piece(body, 0)], fault, 0):
                 sent.append(data)
         except Cut as problem:
             cut = problem.how
-        body = b"".join(sent)
-        wire.send_whole(answer.status, shown, body, len(answer.body) if cut else None)
+        wire.send_whole(status, shown, b"".join(sent), len(body) if cut else None)
         if cut:
             wire.cut(cut, chunked=False)
 
@@ -154,8 +160,7 @@ class Routes:
         for call in calls:
             service.waste(call, refusal.status if refusal else 200)
         if refusal is not None:
-            answer = service.refused(refusal, calls[0])
-            wire.send_whole(answer.status, list(self._headers(answer.headers, answer.gzipped)), answer.body)
+            wire.send_whole(refusal.status, *self._finished(service.refused(refusal, calls[0])))
         elif fault == "reset_before":
             wire.reset()
         elif fault == "hang":
@@ -181,7 +186,7 @@ class Routes:
         except errors.Refusal as refusal:
             service.journal.refuse(refusal.kind)
             answer = service.refused(refusal, service.call("POST", "/batch", headers, b"", gzipped))
-            wire.send_whole(answer.status, list(self._headers(answer.headers, answer.gzipped)), answer.body)
+            wire.send_whole(refusal.status, *self._finished(answer))
             return
         number = service.journal.count("batches")
         shared = {name: value for name, value in headers.items()
@@ -228,11 +233,13 @@ class BatchWriter:
         self._calls = calls
         self._order = order
         self._boundary = boundary
-        self._gzipped = gzipped
+        self._stream = GzipStream() if gzipped else None
         self._bare_lf = bare_lf
 
     def pieces(self) -> Iterator[Piece]:
-        """All bytes of the answer.  Heads are gzip members of their own, so bodies can be sent as they are kept."""
+        """All bytes of the answer.  Heads are compressed by themselves, so bodies can be sent as they are kept."""
+        if self._stream is not None:
+            yield Piece(HEAD, None)
         jobs: List[Callable[[], Answer]] = [self._job(index) for index in self._order]
         lanes = iter(Lanes(jobs, self._service.options.lanes))
         first = True
@@ -257,6 +264,8 @@ class BatchWriter:
                 yield self._body(answer, index)
                 first = False
         yield self._head(batch.closing(self._boundary, first))
+        if self._stream is not None:
+            yield Piece(self._stream.tail(), None)
 
     def _job(self, index: int) -> Callable[[], Answer]:
         return lambda: self._service.answer(self._calls[index])
@@ -264,10 +273,14 @@ class BatchWriter:
     def _head(self, data: bytes) -> Piece:
         if self._bare_lf:
             data = data.replace(b"\r\n", b"\n")
-        return Piece(gzip_member(data) if self._gzipped else data, None)
+        return Piece(self._packed(data), None)
 
     def _body(self, answer: Answer, index: int) -> Piece:
-        data = answer.body
-        if self._gzipped and not answer.gzipped:
-            data = gzip_member(data) if data else b""
-        return Piece(data, index)
+        return Piece(self._packed(answer.body), index)
+
+    def _packed(self, data: Union[bytes, Squeezed]) -> bytes:
+        if self._stream is not None:
+            return self._stream.add(data if isinstance(data, Squeezed) else squeeze(data))
+        if isinstance(data, Squeezed):
+            raise TypeError("a compressed body in an uncompressed answer")
+        return data

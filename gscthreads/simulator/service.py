@@ -7,12 +7,12 @@ import json
 import random
 import threading
 import time
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple, Union
 from urllib.parse import parse_qsl, unquote
 
 from . import errors, fieldmask, query as queries
 from .clock import hours_of, offset_hours, HOUR
-from .encode import Answers, Encoded, Style, body as encoded_body, gzip_member
+from .encode import Answers, Encoded, Style, body as encoded_body
 from .faults import Faults, Target
 from .journal import Entry, Journal
 from .library import Library
@@ -20,19 +20,23 @@ from .options import Options
 from .property import Properties
 from .quota import Charge, Quota, load_of
 from .spoil import REFUSALS, spoiled, variant
+from .squeeze import Squeezed, squeeze
 from .tables import Tables, cut, has_position, HOURLY_LAG
-from .tokens import Grant, Tokens
+from .tokens import READ, WRITE, Grant, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One HTTP answer.  ``body`` is gzip if ``gzipped``, and had ``length`` bytes before."""
+    """One HTTP answer; its body is plain, or a compressed piece for the gzip stream that carries it."""
 
     status: int
-    body: bytes
+    body: Union[bytes, Squeezed]
     headers: Tuple[Tuple[str, str], ...]
-    gzipped: bool
-    length: int
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body before compression."""
+        return self.body.length if isinstance(self.body, Squeezed) else len(self.body)
 
 
 @dataclasses.dataclass
@@ -121,7 +125,7 @@ class Service:
             token = params.get("access_token") or params.get("oauth_token") or ""
         grant = self.tokens.check(token.strip())
         if grant is None and not self.options.require_auth:
-            return Grant("anonymous", ("https://www.googleapis.com/auth/webmasters",), float("inf"))
+            return Grant("anonymous", (WRITE,), float("inf"))
         return grant
 
     def answer(self, call: Call) -> Answer:
@@ -145,10 +149,8 @@ class Service:
     def packed(self, status: int, body: bytes, gzipped: bool, content_type: str = errors.JSON_TYPE,
                headers: errors.Headers = ()) -> Answer:
         """An answer from an uncompressed body."""
-        squeeze = gzipped and bool(body)
-        return Answer(status, gzip_member(body) if squeeze else body,
-                      (("Content-Type", content_type), ("Vary", "Origin, X-Origin, Referer"), *headers),
-                      squeeze, len(body))
+        return Answer(status, squeeze(body) if gzipped and body else body,
+                      (("Content-Type", content_type), ("Vary", "Origin, X-Origin, Referer"), *headers))
 
     def refused(self, refusal: errors.Refusal, call: Call) -> Answer:
         """The answer that stands for a refusal."""
@@ -181,17 +183,19 @@ class Service:
             raise
         self._wait(found.rows, self.options.slow_seconds if fault == "slow" else 0.0)
         self.record(call, moment, 200, found.rows, fault, None)
-        if fault is not None and fault != "slow":
+        if isinstance(found.data, bytes) and fault is not None and fault != "slow":
             turn = variant(self.options.seed, fault, call.target.key)
             body, content_type = spoiled(fault, found.data, turn)
             return self.packed(200, body, call.gzipped, content_type)
         headers = (("Content-Type", errors.JSON_TYPE), ("Vary", "Origin, X-Origin, Referer"))
-        return Answer(200, found.data, headers, call.gzipped, found.length)
+        return Answer(200, found.data, headers)
 
     def charge(self, call: Call) -> None:
-        """Check the token and count the query against the quota; raises Refusal."""
+        """Check the token and its scope, and count the query against the quota; raises Refusal."""
         if call.grant is None:
             raise errors.bad_token()
+        if READ not in call.grant.scopes and WRITE not in call.grant.scopes:
+            raise errors.missing_scope("SearchAnalyticsService.Query")
         asked = call.query
         load = 1.0
         if asked is not None:
@@ -227,7 +231,7 @@ class Service:
             data = encoded_body(rows, asked.aggregation, metadata, style)
             if mask is not None:
                 data = errors.to_json(fieldmask.apply(json.loads(data), mask), pretty)
-            return Encoded(gzip_member(data) if gzipped else data, len(rows), len(data))
+            return Encoded(squeeze(data) if gzipped else data, len(rows))
 
         return make() if options.shuffle_ties else self.answers.get(key, make)
 

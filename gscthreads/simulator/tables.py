@@ -169,8 +169,8 @@ def pair_rows(facts: GeneratedDay) -> List[TableRow]:
 
 
 def ranked(rows: List[TableRow]) -> List[TableRow]:
-    """Most clicks first, ties by most impressions and then as they were made, which is canonical."""
-    rows.sort(key=lambda row: (row[1] << 40) + row[2], reverse=True)
+    """Most clicks first; ties stay in the order of the facts, which is canonical."""
+    rows.sort(key=itemgetter(1), reverse=True)
     return rows
 
 

@@ -30,6 +30,13 @@ QUERY_ENDS = (
     " 2026", " how long do they last", " worth it", " tips", " accessories", " brands",
 )
 
+#: Twenty-five, like QUERY_ENDS: topic_queries counts on it.
+QUERY_MIDDLES = (
+    "", "trail ", "budget ", "italian ", "heavy duty ", "folding ", "black ", "premium ", "portable ", "handmade ",
+    "nordic ", "second hand ", "wide ", "winter ", "summer ", "mini ", "smart ", "japanese ", "classic ",
+    "eco friendly ", "fast ", "long lasting ", "soft ", "custom ", "professional ",
+)
+
 #: Pieces that break naive quoting, COPY formats, case folding, normalisation and width assumptions.
 #: Every one is paired with a number where it is used, so that the result stays unique.
 NASTY_TEXTS = (
@@ -81,8 +88,9 @@ def topic_queries(topic: int, start: int, stop: int, nasty: bool) -> List[str]:
             which, turn = index // 5 % len(NASTY_TEXTS), index // (5 * len(NASTY_TEXTS))
             queries.append(f"{NASTY_TEXTS[which]} {words}" + (f" {turn}" if turn else ""))
             continue
-        # Both ends move at once, so that neighbours in rank don't all begin with the same words.
-        text = QUERY_STARTS[index % starts] + words + QUERY_ENDS[(index // starts + index) % ends]
-        turn = index // (starts * ends)
+        # All three parts move at once, so that neighbours in rank don't look alike; no combination comes twice.
+        middle = QUERY_MIDDLES[(index // (starts * ends) + index) % len(QUERY_MIDDLES)]
+        text = QUERY_STARTS[index % starts] + middle + words + QUERY_ENDS[(index // starts + index) % ends]
+        turn = index // (starts * ends * len(QUERY_MIDDLES))
         queries.append(f"{text} {turn + 1}" if turn else text)
     return queries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import datetime as dt
-from typing import Dict, Iterable, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..halt import Halt
 from ..model import Dataset, Rows, SliceKey
@@ -108,3 +108,7 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
         """Bring a run's line in gsc_runs up to date."""
+
+    @abc.abstractmethod
+    def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
+        """All rows of a reading statement on the views, for status and demo."""

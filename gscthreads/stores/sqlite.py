@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import itertools
-import json
 import os
 import socket
 import sqlite3
@@ -296,7 +295,7 @@ class SQLiteStore(Store):
         records: List[Tuple[Any, ...]] = []
         for number, group in sorted(zip(ids, (group for _, group in rows.groups))):
             records += [
-                (number, rank, row[2] if has_query else None, segments.get(row[3:6], 0), -row[0], -row[1], row[6], row[7])
+                (number, rank, row[2] if has_query else None, segments.get(row[3:6], 0), -row[0], -row[1], *row[6:])
                 for rank, row in enumerate(group, 1)
             ]
         return records
@@ -406,10 +405,7 @@ class SQLiteStore(Store):
                 (*figures, _now() if ended else None, run_id),
             )
 
-    # -- reading, for status and demo
-
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
-        """All rows of a reading statement on the views."""
         with self._errors():
             return self._connection().execute(statement, values).fetchall()
 
@@ -463,8 +459,3 @@ def _marks(count: int) -> str:
 
 def _now() -> str:
     return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def settings_text(settings: Dict[str, Any]) -> str:
-    """Run settings as the JSON kept in gsc_runs."""
-    return json.dumps(settings, sort_keys=True, default=str)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import zlib
 
 import pytest
 from gscwire import SITE, Client, ask, as_tuples, batch_body, query_path, split_parts
@@ -27,7 +28,7 @@ def test_parts_come_in_order_with_their_ids(start, path, gzipped):
     assert sim.stats()["batches"] == 1 and {entry.batch for entry in sim.log} == {1}
 
 
-def test_every_part_is_a_gzip_member_that_arrives_on_its_own(start):
+def test_parts_arrive_as_they_are_made(start):
     """The first part is readable while the others are still worked on."""
     sim, client = start(latency=0.0, lanes=1)
     sim.faults.script("stall_body")
@@ -35,15 +36,9 @@ def test_every_part_is_a_gzip_member_that_arrives_on_its_own(start):
     client.connection.request("POST", "/batch", body, {**client.headers, "Accept-Encoding": "gzip",
                                                        "Content-Type": "multipart/mixed; boundary=sep"})
     answer = client.connection.getresponse()
-    import zlib
     text, unpacker = b"", zlib.decompressobj(31)
     while text.count(b"HTTP/1.1 200 OK") < 4:  # the stall is in the fourth part's body
-        data = answer.read1(65_536)
-        while data:
-            text += unpacker.decompress(data)
-            data = unpacker.unused_data
-            if unpacker.eof:
-                unpacker = zlib.decompressobj(31)
+        text += unpacker.decompress(answer.read1(65_536))
     assert len(sim.log) >= 4
     client.close()
 
@@ -98,7 +93,8 @@ def test_outer_query_parameters_reach_the_parts(start):
 
 def test_parts_fail_alone(start):
     sim, client = start()
-    sites = f"--sep\nContent-Type: application/http\n\nGET /webmasters/v3/sites\n\n{batch_body([('<1>', ask(limit=0))])}"
+    sites = "--sep\nContent-Type: application/http\n\nGET /webmasters/v3/sites\n\n"
+    sites += batch_body([("<1>", ask(limit=0))])
     parts = split_parts(client.send("POST", "/batch", sites, Content_Type="multipart/mixed; boundary=sep"))
     assert [part.status for part in parts] == [200, 400]
     assert parts[0].json["siteEntry"][0]["siteUrl"] == SITE
@@ -117,7 +113,8 @@ def test_at_most_a_thousand_calls(start):
 @pytest.mark.parametrize("body, content_type", [
     ("nothing", "multipart/mixed; boundary=sep"), ("", "multipart/mixed; boundary=sep"),
     ("--sep--\r\n", "multipart/mixed; boundary=sep"), (batch_body([("<1>", ask())]), "multipart/mixed"),
-    (batch_body([("<1>", ask())]), "application/json"), (batch_body([("<1>", ask())])[:-9], "multipart/mixed; boundary=sep"),
+    (batch_body([("<1>", ask())]), "application/json"),
+    (batch_body([("<1>", ask())])[:-9], "multipart/mixed; boundary=sep"),
     (batch_body([("<1>", ask())]).replace("POST /", "POST http://h/"), "multipart/mixed; boundary=sep"),
     (batch_body([("<1>", ask())]).replace("application/http", "text/plain"), "multipart/mixed; boundary=sep"),
 ])

@@ -1,0 +1,259 @@
+"""The command line.  The only place for signals, exit statuses and logging set-up."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from typing import Any, Dict, List, NoReturn, Optional, Sequence
+
+from . import pacific
+from ._version import __version__
+from .config import GOOGLE, SyncConfig
+from .errors import ConfigError, CredentialsError, GscError
+from .figures import Result
+from .progress import Progress
+from .signals import halt_on_signals
+from .sync import Sync
+
+_EXITS = """exit status:
+  0  every day asked for is published
+  1  at least one dataset failed; the others went on
+  2  bad usage or configuration; nothing was done
+  3  halted or parked; the same command goes on where this one stopped
+"""
+
+_SYNC = """Copy search traffic into your database, day by day, whole days only.
+
+Run it every night: finished days cost no call, young days are fetched again until Google calls them final, and holes
+are filled wherever they are.  Ctrl-C, kill and power cuts are fine: nothing acknowledged is lost or fetched again.
+
+example:
+  {prog} --site sc-domain:example.com --start 16m --store sqlite:///search.db --credentials credentials.json
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) -> int:
+    """Run one command; its exit status."""
+    parser = _parser(prog or _prog())
+    args = parser.parse_args(argv)
+    if not getattr(args, "command", None):
+        parser.print_help()
+        return 2
+    _set_up_logging(args)
+    try:
+        return int(args.run(args))
+    except (ConfigError, CredentialsError) as error:
+        return _fail(args, error, 2)
+    except GscError as error:
+        return _fail(args, error, 1)
+    except BrokenPipeError:  # the reader of our output went away (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 3
+
+
+def _prog() -> str:
+    """How this copy is called: the installed script, or ``python -m`` whatever the package is named."""
+    script = os.path.basename(sys.argv[0])
+    return script if script.startswith("gscthreads") else f"python -m {__package__}"
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, description="Copy Google Search Console search traffic into your own database.")
+    parser.add_argument("--version", action="version", version=f"gscthreads {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Any, text: str, **more: Any) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **{"description": text[0].upper() + text[1:] + ".", **more},
+        )
+        made.set_defaults(run=run, prog=made.prog)
+        made.add_argument("-v", "--verbose", action="count", default=0, help="log more to stderr; twice for every call")
+        return made
+
+    _sync_options(
+        command("sync", _sync, "copy search traffic into a database", epilog=_EXITS,
+                description=_SYNC.format(prog=f"{prog} sync"))
+    )
+    status = command("status", _status, "show what a database holds, and what is missing")
+    _store_option(status)
+    status.add_argument("--site", action="append", help="only this site (repeatable)")
+    status.add_argument("--json", action="store_true", help="print one JSON object instead")
+    sites = command("sites", _sites, "list the sites that the credentials can read")
+    _api_options(sites)
+    sites.add_argument("--json", action="store_true", help="print one JSON object instead")
+    simulate = command("simulate", _simulate, "serve a local look-alike of Google's API")
+    from .simulator.command import add_arguments
+
+    add_arguments(simulate)
+    demo = command("demo", _demo, "simulate, sync and show the result; needs no account")
+    from .demo import add_arguments as add_demo_arguments
+
+    add_demo_arguments(demo)
+    return parser
+
+
+def _environment(parser: argparse.ArgumentParser, flag: str, variable: str, text: str, *, required: bool) -> None:
+    value = os.environ.get(variable) or None
+    parser.add_argument(flag, default=value, required=required and value is None, help=f"{text} [${variable}]")
+
+
+def _store_option(parser: argparse.ArgumentParser) -> None:
+    _environment(parser, "--store", "GSCTHREADS_STORE", "where the data lives: sqlite:///search.db", required=True)
+
+
+def _api_options(parser: argparse.ArgumentParser) -> None:
+    _environment(
+        parser, "--credentials", "GSCTHREADS_CREDENTIALS", "authorized_user or service_account JSON file", required=True
+    )
+    _environment(parser, "--api-root", "GSCTHREADS_API_ROOT", f"where the API is (default {GOOGLE})", required=False)
+    parser.add_argument("--ca-bundle", metavar="FILE", help="CA certificates to trust")
+
+
+def _sync_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--site", action="append", required=True, metavar="SITE", dest="sites",
+                        help="sc-domain:example.com or https://www.example.com/ (repeatable)")
+    days = "YYYY-MM-DD, yesterday, -30d (days ago) or 16m (months ago), Pacific dates"
+    parser.add_argument("--start", default="16m", help=f"first day: {days} (default 16m, all that Google has)")
+    parser.add_argument("--end", default="yesterday", help="last day, included (default yesterday)")
+    _store_option(parser)
+    _api_options(parser)
+    parser.add_argument("--report", action="append", dest="reports", metavar="NAME|DIM,DIM",
+                        help="page, page_query, or dimensions (repeatable; default page and page_query)")
+    parser.add_argument("--search-type", action="append", dest="search_types", metavar="TYPE",
+                        help="web, image, video, news, discover, googleNews (repeatable; default web)")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="make no call: print the days owed, the calls and the minutes they will take")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    tuning = parser.add_argument_group("tuning")
+    for field in dataclasses.fields(SyncConfig):
+        rules = field.metadata
+        flag = "--" + field.name.replace("_", "-")
+        if "low" in rules:
+            kind = int if type(field.default) is int and field.name != "qpm_limit" else float
+            text = f"{rules['help']} (default {field.default:g})"
+            tuning.add_argument(flag, type=kind, metavar="N", default=field.default, help=text)
+        elif "choices" in rules:
+            tuning.add_argument(flag, choices=rules["choices"], default=field.default, help=rules["help"])
+        elif rules.get("switch") and not field.default:
+            tuning.add_argument(flag, action="store_true", help=rules["help"])
+
+
+def _config(args: argparse.Namespace) -> SyncConfig:
+    values: Dict[str, Any] = {}
+    for field in dataclasses.fields(SyncConfig):
+        value = getattr(args, field.name, None)
+        if value is not None:
+            values[field.name] = value
+    return SyncConfig(**values)
+
+
+def _sync(args: argparse.Namespace) -> int:
+    config = _config(args)
+    if args.dry_run:
+        from .estimate import estimate
+
+        found = estimate(config, pacific.today())
+        print(json.dumps(found.as_dict()) if args.json else found.text())
+        return 0
+    run = Sync(config)
+    halt_on_signals(run)
+    error: Optional[GscError] = None
+    with run:
+        run.start()
+        try:
+            with Progress(run, quiet=args.quiet):
+                run.wait()
+        except GscError as caught:
+            error = caught
+    result = run.result
+    if result is not None:
+        _report(result, error, args)
+    if error is not None:
+        print(f"{_prog()} sync: error: {error}", file=sys.stderr)
+    if isinstance(error, ConfigError):
+        return 2
+    return 1 if error is not None or result is None else result.exit_status
+
+
+def _report(result: Result, error: Optional[GscError], args: argparse.Namespace) -> None:
+    """Failures on stderr, a line each; the summary, or the JSON object, on stdout."""
+    if error is None:
+        lines: Dict[str, List[str]] = {}
+        for each in result.datasets:
+            if each.error:
+                lines.setdefault(f"{each.site}: {each.error}", []).append(f"{each.report} {each.search_type}")
+        for line, names in lines.items():
+            print(f"{_prog()} sync: {line} ({', '.join(names)})", file=sys.stderr)
+        if not lines and result.reason:
+            print(f"{_prog()} sync: {result.status}: {result.reason}", file=sys.stderr)
+    if not args.quiet and not args.json:
+        from .summary import result_text
+
+        print(result_text(result))
+    if args.json:
+        print(json.dumps(result.as_dict()))
+
+
+def _status(args: argparse.Namespace) -> int:
+    from .summary import read_status, status_text
+
+    found = read_status(args.store, sites=args.site)
+    print(json.dumps(found) if args.json else status_text(found))
+    return 0
+
+
+def _sites(args: argparse.Namespace) -> int:
+    from .sync import list_sites
+
+    entries = list_sites(args.credentials, api_root=args.api_root or GOOGLE, ca_bundle=args.ca_bundle)
+    if args.json:
+        print(json.dumps({"sites": [{"site": site, "permission": permission} for site, permission in entries]}))
+    elif not entries:
+        print("The account has no sites.  Add its e-mail address as a user in Search Console.")
+    for site, permission in [] if args.json else entries:
+        note = "  (not verified: its data can't be read)" if permission == "siteUnverifiedUser" else ""
+        print(f"{permission:<22} {site}{note}")
+    return 0
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from .simulator.command import run
+
+    return run(args)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(args)
+
+
+def _set_up_logging(args: argparse.Namespace) -> None:
+    level = {0: logging.CRITICAL, 1: logging.INFO}.get(args.verbose, logging.DEBUG)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger(__package__)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+
+def _fail(args: argparse.Namespace, error: Exception, status: int) -> int:
+    print(f"{_prog()} {args.command}: error: {error}", file=sys.stderr)
+    return status
