@@ -291,8 +291,9 @@ def _refusal(host: str, status: int, answer: Mapping[str, Any]) -> str:
     if code == "invalid_grant":
         return f"{_REVOKED} [invalid_grant]"
     if code == "invalid_client":
-        return "client_id and client_secret don't belong together or were deleted; download the OAuth client anew [invalid_client]"
-    return f"the token server {host} refuses the credentials: {str(answer.get('error_description') or code)[:200]} [{code}]"
+        return "client_id and client_secret don't match or were deleted; download the OAuth client anew [invalid_client]"
+    words = str(answer.get("error_description") or code)[:200]
+    return f"the token server {host} refuses the credentials: {words} [{code}]"
 
 
 def _lifetime(answer: Mapping[str, Any]) -> float:
@@ -323,7 +324,8 @@ def _checked(token: Any) -> str:
 
 def _required(info: Mapping[str, Any], name: str, kind: str) -> None:
     if not isinstance(info.get(name), str) or not info[name]:
-        raise CredentialsError(f"{kind} credentials lack {name!r}; {_SIGN_IN if kind == 'authorized_user' else 'download the key file anew'}")
+        mend = _SIGN_IN if kind == "authorized_user" else "download the key file anew"
+        raise CredentialsError(f"{kind} credentials lack {name!r}; {mend}")
 
 
 def _optional(info: Mapping[str, Any], name: str) -> Optional[str]:

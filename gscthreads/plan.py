@@ -406,7 +406,11 @@ class Plan:
         else:
             slot.disruptions += 1
             count, most = slot.disruptions, self._max_attempts * _DISRUPTIONS_PER_ATTEMPT
-        return None if self._exhausted(count, most) else self._backoff.delay(min(count, self._max_attempts), jitter)
+        if self._exhausted(count, most):
+            return None
+        # While faults come at random there is nothing to wait for: others get through.
+        streak = 1 if self.health.is_chance(count, odds=0.01) else min(count, self._max_attempts)
+        return self._backoff.delay(streak, jitter)
 
     def _exhausted(self, failures: int, most: int) -> bool:
         return failures >= most and not self.health.is_chance(failures)

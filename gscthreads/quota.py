@@ -23,8 +23,12 @@ WINDOW = 60.0
 #: Seconds a call stays in the log beyond the window, since clocks of two machines don't run alike.
 _MARGIN = 0.1
 
+#: Share of calls refused as too fast that calls for a slower pace, and the calls it is measured over.  Less is noise:
+#: single refusals come at any pace (gsc-api.md 3), and slowing down would not end them.
+_REFUSED_SHARE, _SAMPLE = 1 / 3, 20
+
 #: Slowest pace after refusals, calls per second; what part of the full pace comes back, and how often, while none come.
-_SLOWEST = 0.1
+_SLOWEST = 1.0
 _RECOVERY, _RECOVERY_SECONDS = 0.05, 5.0
 
 #: Seconds between looks while something unpredictable is waited for (an answer, our turn).
@@ -59,6 +63,7 @@ class TokenBucket:
         self._refilled_at: Optional[float] = None
         self._slowed_at: Optional[float] = None
         self._recovered_at = 0.0
+        self._sample_calls = self._sample_refused = 0
         self._occupied = 0  # calls in the log
         self._leaving: Deque[Tuple[float, int]] = collections.deque()  # (when it leaves the log, calls), settled only
         self._sent: Deque[Tuple[float, Take]] = collections.deque()  # of the last 60 s
@@ -97,11 +102,22 @@ class TokenBucket:
         self.peak = max(self.peak, self._sent_calls)
         return taken
 
-    def settle(self, taken: Take, now: float) -> None:
-        """The answer to these calls is complete, or will never come: their 60 seconds begin.  Twice is fine."""
-        if not taken.settled:
-            taken.settled = True
-            self._leaving.append((now + WINDOW + _MARGIN, taken.calls))
+    def settle(self, taken: Take, now: float, *, refused: int = 0) -> None:
+        """The answer to these calls is complete, or will never come: their 60 seconds begin.  Twice is fine.
+
+        *refused* of them were refused as too fast: many of those halve the pace.
+        """
+        if taken.settled:
+            return
+        taken.settled = True
+        self._leaving.append((now + WINDOW + _MARGIN, taken.calls))
+        if self._slowed_at is None or taken.at > self._slowed_at:  # calls from before the last slow-down are no news
+            self._sample_calls += taken.calls
+            self._sample_refused += refused
+        if self._sample_calls >= _SAMPLE:
+            if self._sample_refused >= self._sample_calls * _REFUSED_SHARE:
+                self._slow_down(now)
+            self._sample_calls = self._sample_refused = 0
 
     def refund(self, taken: Take) -> None:
         """These calls were never sent: as if never taken."""
@@ -115,14 +131,8 @@ class TokenBucket:
             self._sent_calls -= taken.calls
             self.peak = max(taken.peak_before, self._sent_calls)
 
-    def slow_down(self, granted_at: float, now: float) -> None:
-        """A call granted at *granted_at* was refused as too fast: halve the pace.
-
-        Calls granted before the last slow-down are no news, so that one refused batch counts once.
-        """
+    def _slow_down(self, now: float) -> None:
         self._advance(now)
-        if self._slowed_at is not None and granted_at <= self._slowed_at:
-            return
         if self.full_pace > 0:
             self.pace = max(min(_SLOWEST, self.full_pace), self.pace / 2)
         self._slowed_at = self._recovered_at = now
@@ -220,23 +230,18 @@ class Quota:
             with self._lock:
                 waiting.remove(turn)
 
-    def settle(self, grant: Grant) -> None:
-        """The answer to the granted calls is complete, or will never come."""
+    def settle(self, grant: Grant, *, refused: int = 0) -> None:
+        """The answer to the granted calls is complete, or will never come; *refused* of them came too fast."""
         with self._lock:
             now = self._clock()
             for bucket, taken in grant.takes:
-                bucket.settle(taken, now)
+                bucket.settle(taken, now, refused=refused if bucket is self._sites[grant.site] else 0)
 
     def refund(self, grant: Grant) -> None:
         """The granted calls were never sent."""
         with self._lock:
             for bucket, taken in grant.takes:
                 bucket.refund(taken)
-
-    def slow_down(self, site: str, grant: Grant) -> None:
-        """Google refused a call of *grant* as too fast."""
-        with self._lock:
-            self._site(site).slow_down(grant.at, self._clock())
 
     def sent_last_minute(self) -> int:
         """Calls sent in the last 60 seconds, to all sites."""

@@ -12,7 +12,7 @@ from .errors import BurstQuota, CredentialsError
 from .halt import Halt, Halted
 from .model import Failed, Fetched, Slice
 from .outcomes import Outcomes
-from .quota import Grant, Quota
+from .quota import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +98,16 @@ class Worker:
         sent_at = self._clock()
         self._on_sent(batch)
 
+        refused = 0
+
         def deliver(outcome: Union[Fetched, Failed]) -> None:
-            if isinstance(outcome, Failed):
-                self._slow_down(batch.site, outcome, grant)
+            nonlocal refused
+            refused += isinstance(outcome, Failed) and isinstance(outcome.error, BurstQuota)
             if not self._outcomes.put(outcome):
                 raise Halted
 
         try:
             self._client.fetch(batch.slices, deliver)
         finally:
-            self._quota.settle(grant)
+            self._quota.settle(grant, refused=refused)
         return sent_at
-
-    def _slow_down(self, site: str, outcome: Failed, grant: Grant) -> None:
-        if isinstance(outcome.error, BurstQuota):
-            self._quota.slow_down(site, grant)
