@@ -84,6 +84,7 @@ class Coordinator:
         self._last_error: Dict[int, ApiError] = {}
         self._numbers = 0
         self._throttled = False
+        self._alerted = False
         self._run_id: Optional[int] = None
         self._asked_for_sites = False
         self._awaiting_sites = False
@@ -197,10 +198,13 @@ class Coordinator:
             self._per_dataset[dataset].add(calls=1)
 
     def _throttle(self) -> bool:
-        """True while the queue, once 80 % full, is not yet down to half."""
+        """True while the result queue, once 80 % full, is not yet down to half.  Says when it is half full."""
         fill = self._outcomes.fill()
         if fill > 0.8 and not self._throttled:
-            logger.warning("result queue %d %% full: no new calls until it is half empty", fill * 100)
+            logger.warning("the result queue is %d %% full: no new calls until it is half empty", fill * 100)
+        elif fill > 0.5 and not self._alerted:
+            logger.warning("the result queue is %d %% full: the store is slower than the API", fill * 100)
+        self._alerted = fill > 0.5
         self._throttled = fill > 0.8 or (self._throttled and fill > 0.5)
         return self._throttled
 
