@@ -1,352 +1,297 @@
-"""Access tokens: from a file, google-auth credentials, a session or a callable; one refresh shared by all threads.
+"""Access tokens: read the credentials, get a token, share it between threads, renew it once for all of them.
 
-Sources: gsc-api.md 6 (grants, files, errors, lifetime).  Secrets are never in a repr, a message or a log line.
+Sources: gsc-api.md 6 (files, grants, errors), ecosystem.md 5 (google-auth's ``refresh`` has no lock).  No secret gets
+into a message, a log line or a repr; where another library's exception might hold one, it is not chained.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
-import json
 import logging
+import math
 import os
-import stat
+import socket
+import sys
 import threading
 import time
-import urllib.parse
 from typing import Any, Callable, Dict, Mapping, Optional
 
 import requests
 
+from .body import describe_fault
 from .errors import CredentialsError, GscError, Transient
-
-logger = logging.getLogger(__name__)
-
-SCOPE = "https://www.googleapis.com/auth/webmasters.readonly"
-TOKEN_URI = "https://oauth2.googleapis.com/token"
-
-#: Seconds before its end at which a token counts as stale (google-auth's figure), at most half its life.
-_EARLY = 225.0
-_LIFETIME = 3600.0
-_TIMEOUT = (10.0, 30.0)
-_MAX_ANSWER = 64 * 1024
-
-#: Seconds for which a refresh that failed in passing is not tried again, so that waiting threads don't pile up.
-_PAUSE = 1.0
-
-_SIGN_IN = f"make a new file with: gcloud auth application-default login --scopes={SCOPE},openid"
-_REVOKED = (
-    "the refresh token is expired or revoked (consent withdrawn, password changed, unused for 6 months, or the consent"
-    f" screen is in Testing, where tokens live 7 days); sign in again: {_SIGN_IN}"
+from .keyfile import SCOPE, SIGN_IN, checked_uri, field, path_of, read_file, seconds_until, signer_of
+from .tokenserver import (
+    GOOGLE_TOKEN_URI,
+    SERVICE_ADVICE,
+    TIMEOUT,
+    USER_ADVICE,
+    Answer,
+    Token,
+    ask,
+    clean,
+    is_token,
+    read_token,
+    send,
 )
+
+log = logging.getLogger(__name__)
+
+EARLY = 225.0  #: seconds before its end that a token is renewed, as google-auth does
+PAUSE = 1.0  #: seconds for which a passing fault of the token server is not tried again
+
+Clock = Callable[[], float]
 
 
 class Credentials:
-    """Gives out ``Authorization`` headers.  Thread-safe; a refresh happens once, whoever needs it."""
+    """What authorizes API requests.  Thread-safe.  Made by ``open_credentials``."""
 
-    #: The user's own session, which signs requests itself; None when ``authorize`` does.
-    session: Optional[requests.Session] = None
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()  # guards what follows; held during a refresh, which is the point
-        self._token: Optional[str] = None
-        self._stale_at = float("-inf")
-        self._failure: Optional[GscError] = None
-        self._failed_at = float("-inf")
-        self._project: Optional[str] = None
+    session: Optional[requests.Session] = None  #: the user's own session, which sees to authorization itself
 
     def authorize(self, http: requests.Session) -> Dict[str, str]:
-        """Headers for one API request, with a token fetched through *http* first when there is none that lasts.
+        """Headers for one API request.  A token is fetched first, through *http*, when there is none or it ends soon.
 
-        Raises CredentialsError when no token can be had, Transient when the token server can't be reached now.
+        Raises CredentialsError when no token can be had, Transient when a later attempt may get one.
         """
-        with self._lock:
-            if self._token is None or self._clock() >= self._stale_at:
-                self._refresh(http)
-            headers = {"Authorization": f"Bearer {self._token}"}
-            if self._project:
-                headers["x-goog-user-project"] = self._project
-            return headers
-
-    def reject(self, headers: Mapping[str, str]) -> None:
-        """The API answered 401 to *headers*: the next ``authorize`` gets a new token, unless it has one already."""
-        with self._lock:
-            if headers.get("Authorization") == f"Bearer {self._token}":
-                self._token = None
-
-    def _refresh(self, http: requests.Session) -> None:
-        if isinstance(self._failure, CredentialsError):
-            raise self._failure
-        if self._failure is not None and self._clock() - self._failed_at < _PAUSE:
-            raise self._failure
-        try:
-            token, seconds = self._fetch(http)
-        except GscError as error:
-            self._failure, self._failed_at = error, self._clock()
-            raise
-        self._failure = None
-        self._token = _checked(token)
-        self._stale_at = self._clock() + seconds - min(_EARLY, seconds / 2)
-
-    def _fetch(self, http: requests.Session) -> "tuple[Any, float]":
-        """(token, seconds it lasts), from wherever it comes."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"
-
-
-class AuthorizedUser(Credentials):
-    """A refresh token of a person (gsc-api.md 6, refresh grant)."""
-
-    def __init__(self, info: Mapping[str, Any], *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock=clock)
-        for name in ("client_id", "client_secret", "refresh_token"):
-            _required(info, name, "authorized_user")
-        # No scope is sent: one that was not granted would fail the whole refresh.
-        self._form = {name: str(info[name]) for name in ("client_id", "client_secret", "refresh_token")}
-        self._uri = _token_uri(info)
-        self._project = _optional(info, "quota_project_id")
-        token, left = _optional(info, "token"), _seconds_left(info.get("expiry"))
-        if token and left > 0:
-            self._token = token
-            self._stale_at = clock() + left - min(_EARLY, left / 2)
-
-    def _fetch(self, http: requests.Session) -> "tuple[Any, float]":
-        answer = _ask(http, self._uri, {"grant_type": "refresh_token", **self._form})
-        replacement = answer.get("refresh_token")
-        if isinstance(replacement, str) and replacement:
-            self._form["refresh_token"] = replacement
-        return answer.get("access_token"), _lifetime(answer)
-
-
-class GoogleAuth(Credentials):
-    """Any google-auth credentials; their own refresh has no lock, ours has (gsc-api.md 6, thread safety)."""
-
-    def __init__(self, credentials: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock=clock)
-        self._credentials = credentials
-        self._project = getattr(credentials, "quota_project_id", None)
-        left = _seconds_left(getattr(credentials, "expiry", None))
-        if getattr(credentials, "valid", False):
-            self._token = credentials.token
-            self._stale_at = clock() + left - min(_EARLY, left / 2) if left > 0 else float("inf")
-
-    def _fetch(self, http: requests.Session) -> "tuple[Any, float]":
-        exceptions, transport = _google("auth.exceptions", "auth.transport.requests")
-        try:
-            self._credentials.refresh(transport.Request(session=http))
-        except exceptions.RefreshError as error:
-            if getattr(error, "retryable", False):
-                raise Transient("the token server has a passing fault", reason="token") from error
-            words = _words(error)
-            hint = f": {_REVOKED}" if "invalid_grant" in words else f": {words}"
-            raise CredentialsError(f"Google refuses the credentials{hint}") from None
-        except exceptions.TransportError as error:
-            raise Transient("can't reach the token server", reason="token") from error
-        except exceptions.GoogleAuthError as error:
-            raise CredentialsError(f"google-auth can't get a token: {_words(error)}") from None
-        return self._credentials.token, _seconds_left(self._credentials.expiry) or _LIFETIME
-
-
-class SessionCredentials(Credentials):
-    """The user's own requests.Session, which brings its own authorization."""
-
-    def __init__(self, session: requests.Session) -> None:
-        super().__init__()
-        self.session = session
-
-    def authorize(self, http: requests.Session) -> Dict[str, str]:
         return {}
 
     def reject(self, headers: Mapping[str, str]) -> None:
-        return None
+        """The API answered 401 to *headers*: never hand out that token again.  No effect once it was replaced."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lstrip('_')}>"
 
 
-class CallableCredentials(Credentials):
-    """A function that returns a token whenever it is asked; it keeps its own cache."""
+def open_credentials(source: object, *, clock: Clock = time.monotonic, wall: Clock = time.time) -> Credentials:
+    """Credentials from a path or dict (JSON of type authorized_user or service_account), a google-auth credentials
+    object, a requests.Session, or a callable that returns an access token.
 
-    def __init__(self, function: Callable[[], str]) -> None:
-        super().__init__()
-        self._function = function
-
-    def authorize(self, http: requests.Session) -> Dict[str, str]:
-        with self._lock:
-            return {"Authorization": f"Bearer {_checked(self._function())}"}
-
-
-def open_credentials(source: Any) -> Credentials:
-    """Credentials from a path or dict of ``authorized_user`` or ``service_account`` JSON, a google-auth credentials
-    object, a requests.Session, or a callable that returns a token.  Raises CredentialsError saying what is wrong."""
+    Reads the file, connects to nothing.  Raises CredentialsError.  How long a token lasts is measured by *clock*;
+    *wall* (Unix time) serves only for dates in files.  ``subject`` in the JSON: whom a service account acts for.
+    """
     if isinstance(source, Credentials):
         return source
     if isinstance(source, requests.Session):
-        return SessionCredentials(source)
+        return _OwnSession(source)
     if isinstance(source, (str, os.PathLike)):
-        return _from_info(_read(os.fspath(source)), f"credentials file {os.fspath(source)}")
+        path = path_of(source)
+        return _from_info(read_file(path), f"credentials file {path}", clock, wall)
     if isinstance(source, Mapping):
-        return _from_info(source, "credentials")
-    if hasattr(source, "refresh") and hasattr(source, "token"):
-        (credentials,) = _google("auth.credentials")
-        return GoogleAuth(credentials.with_scopes_if_required(source, [SCOPE]))
+        return _from_info(source, "credentials dict", clock, wall)
+    google = sys.modules.get("google.auth.credentials")  # whoever has an object of it has imported it
+    if google is not None and isinstance(source, google.Credentials):
+        return _GoogleAuth(google.with_scopes_if_required(source, [SCOPE]), clock, wall)
     if callable(source):
-        return CallableCredentials(source)
+        return _Callable(source)
     raise CredentialsError(
-        f"credentials of type {type(source).__name__} can't be used; give a JSON file's path, a dict, google-auth"
-        " credentials, a requests.Session or a function that returns a token"
+        f"credentials can't be a {type(source).__name__}; give a path, dict, google-auth credentials, "
+        "requests.Session, or callable that returns an access token"
     )
 
 
-def _read(path: str) -> Mapping[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                logger.warning("other users can read the credentials file %s; chmod 600 it", path)
-            text = file.read(1024 * 1024)
-    except FileNotFoundError:
-        raise CredentialsError(f"credentials file {path} does not exist; {_SIGN_IN}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        words = getattr(error, "strerror", None) or "it is not text"
-        raise CredentialsError(f"credentials file {path} can't be read: {words}") from None
-    try:
-        info = json.loads(text)
-    except (ValueError, RecursionError):
-        raise CredentialsError(f"credentials file {path} is not JSON") from None
-    if not isinstance(info, dict):
-        raise CredentialsError(f"credentials file {path} must hold a JSON object")
-    return info
+class _OwnSession(Credentials):
+    def __init__(self, session: requests.Session) -> None:
+        self.session = session
 
 
-def _from_info(info: Mapping[str, Any], name: str) -> Credentials:
+class _Callable(Credentials):
+    """Asks the user's function each time: it is expected to keep its token itself."""
+
+    def __init__(self, get_token: Callable[[], object]) -> None:
+        self._get_token = get_token
+        self._lock = threading.Lock()  # held during the call, as the function need not be thread-safe
+
+    def authorize(self, http: requests.Session) -> Dict[str, str]:
+        try:
+            with self._lock:
+                token = self._get_token()
+        except GscError:
+            raise
+        except Exception as error:
+            if _passes(error):
+                message = f"the credentials callable got no token: {describe_fault(error)}"
+                raise Transient(message, reason="auth") from error
+            raise CredentialsError(f"the credentials callable raised {type(error).__name__}") from error
+        if not isinstance(token, str):
+            raise CredentialsError(f"the credentials callable must return a str, not {type(token).__name__}")
+        if not is_token(token):
+            need = 'the bare token: not empty, no "Bearer", no space, line break or other control character'
+            raise CredentialsError(f"the credentials callable must return {need}")
+        return {"Authorization": f"Bearer {token}"}
+
+
+class _Held(Credentials):
+    """Holds one token for all threads; ``_fetch`` gets the next."""
+
+    def __init__(self, quota_project: object, clock: Clock) -> None:
+        self._clock = clock
+        self._extra: Dict[str, str] = {}
+        if isinstance(quota_project, str) and is_token(quota_project):
+            self._extra["x-goog-user-project"] = quota_project
+        self._lock = threading.Lock()  # held while a token is fetched: the others wait for it.  Guards all below
+        self._token = ""  # the last one, good or not
+        self._renew_at = self._ends_at = -math.inf  # by clock; -inf: there is none, or it was rejected
+        self._refusal = ""  # why no token will ever be had again
+        self._fault = Transient("")  # what to tell until _retry_at
+        self._retry_at = -math.inf
+
+    def authorize(self, http: requests.Session) -> Dict[str, str]:
+        with self._lock:
+            if self._clock() >= self._renew_at:
+                self._renew(http)
+            return self._headers()
+
+    def reject(self, headers: Mapping[str, str]) -> None:
+        sent = [value for name, value in headers.items() if name.lower() == "authorization"]
+        with self._lock:
+            if sent == [self._headers()["Authorization"]]:
+                self._renew_at = self._ends_at = -math.inf
+
+    def _fetch(self, http: requests.Session, stale: str) -> Token:
+        """A token other than *stale*.  Called with the lock held; raises CredentialsError or Transient."""
+        raise NotImplementedError
+
+    def _headers(self) -> Dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}", **self._extra}
+
+    def _keep(self, token: Token, asked_at: float) -> None:
+        self._token = token.value
+        self._ends_at = asked_at + token.lifetime
+        self._renew_at = self._ends_at - min(EARLY, token.lifetime / 2)
+
+    def _renew(self, http: requests.Session) -> None:
+        """Lock held.  The threads that waited for a failed attempt get its error instead of making their own."""
+        if self._refusal:
+            raise CredentialsError(self._refusal)
+        asked_at = self._clock()
+        if asked_at < self._retry_at:
+            if asked_at >= self._ends_at:
+                raise _again(self._fault)
+            return
+        try:
+            self._keep(self._fetch(http, self._token), asked_at)
+        except CredentialsError as error:
+            self._refusal = str(error)
+            raise
+        except Transient as error:
+            now = self._clock()
+            self._fault, self._retry_at = _again(error), now + PAUSE
+            if now >= self._ends_at:
+                raise
+            log.warning("could not renew the access token early, using the old one: %s", error)
+
+
+class _User(_Held):
+    """An authorized_user file: a refresh token and the OAuth client it was given to."""
+
+    def __init__(self, info: Mapping[str, Any], origin: str, clock: Clock, wall: Clock) -> None:
+        super().__init__(info.get("quota_project_id"), clock)
+        self._client = {name: field(info, name, origin) for name in ("client_id", "client_secret")}
+        self._refresh_token = field(info, "refresh_token", origin)
+        self._token_uri = checked_uri(info.get("token_uri") or GOOGLE_TOKEN_URI, origin)
+        token, left = info.get("token"), seconds_until(info.get("expiry"), wall())
+        if isinstance(token, str) and is_token(token) and EARLY < left < math.inf:
+            self._keep(Token(token, left), clock())
+
+    def _fetch(self, http: requests.Session, stale: str) -> Token:
+        # Without "scope": one that was not granted would be refused (gsc-api.md 6).
+        form = {"grant_type": "refresh_token", **self._client, "refresh_token": self._refresh_token}
+        answer = ask(http, self._token_uri, form, USER_ADVICE)
+        successor = answer.get("refresh_token")
+        if isinstance(successor, str) and successor:
+            self._refresh_token = successor
+        return read_token(answer)
+
+
+class _ServiceAccount(_Held):
+    """A service_account file: google-auth signs, the request is ours."""
+
+    def __init__(self, info: Mapping[str, Any], origin: str, clock: Clock, wall: Clock) -> None:
+        super().__init__(info.get("quota_project_id"), clock)
+        self._wall = wall
+        # "aud" stays Google's, whatever token_uri says (gsc-api.md 6).
+        self._claims = {"iss": field(info, "client_email", origin), "aud": GOOGLE_TOKEN_URI, "scope": SCOPE}
+        if info.get("subject") is not None:
+            self._claims["sub"] = field(info, "subject", origin)
+        self._token_uri = checked_uri(field(info, "token_uri", origin), origin)
+        self._sign = signer_of(field(info, "private_key", origin), info.get("private_key_id"), origin)
+
+    def _fetch(self, http: requests.Session, stale: str) -> Token:
+        now = int(self._wall())
+        assertion = self._sign({**self._claims, "iat": now, "exp": now + 3600})
+        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
+        return read_token(ask(http, self._token_uri, form, SERVICE_ADVICE))
+
+
+class _GoogleAuth(_Held):
+    """A google-auth object of the user's, who may refresh it too."""
+
+    def __init__(self, inner: Any, clock: Clock, wall: Clock) -> None:
+        super().__init__(getattr(inner, "quota_project_id", None), clock)
+        self._inner = inner
+        self._wall = wall
+
+    def _fetch(self, http: requests.Session, stale: str) -> Token:
+        if not self._inner.valid or self._value() in ("", stale):
+            self._refresh(http)
+        token = self._value()
+        if not is_token(token):
+            raise CredentialsError(f"google-auth's {type(self._inner).__name__} give no access token")
+        return Token(token, max(0.0, seconds_until(self._inner.expiry, self._wall())))
+
+    def _value(self) -> str:
+        token = self._inner.token
+        return token.decode("latin-1") if isinstance(token, bytes) else str(token or "")
+
+    def _refresh(self, http: requests.Session) -> None:
+        # google.auth.transport.requests.Request would close the worker's session when it is collected.
+        def transport(
+            url: str, method: str = "GET", body: Any = None, headers: Any = None, timeout: Any = None, **options: Any
+        ) -> Answer:
+            return send(http, method, url, data=body, headers=headers or {}, timeout=timeout or TIMEOUT, **options)
+
+        try:
+            self._inner.refresh(transport)
+        except GscError:
+            raise
+        except Exception as error:
+            raise self._fault_of(error) from None  # it may hold the whole answer
+
+    def _fault_of(self, error: Exception) -> GscError:
+        secrets = [getattr(self._inner, name, None) for name in ("token", "_refresh_token", "_client_secret")]
+        text = clean(str(error.args[0]) if error.args else "", secrets)
+        message = f"google-auth got no token: {type(error).__name__}: {text}"
+        if _passes(error):
+            return Transient(message, reason="auth")
+        advice = USER_ADVICE if secrets[1] else SERVICE_ADVICE
+        return CredentialsError(". ".join([message, *(hint for code, hint in advice.items() if code in text)]))
+
+
+def _from_info(info: Mapping[str, Any], origin: str, clock: Clock, wall: Clock) -> Credentials:
     kind = info.get("type")
+    if kind is None and "refresh_token" in info:  # what google-auth's to_json() writes
+        kind = "authorized_user"
     if kind == "authorized_user":
-        return AuthorizedUser(info)
+        return _User(info, origin, clock, wall)
     if kind == "service_account":
-        return _service_account(info)
+        return _ServiceAccount(info, origin, clock, wall)
     if "installed" in info or "web" in info:
-        raise CredentialsError(f"{name} is the OAuth client itself, not a sign-in; {_SIGN_IN}")
-    shown = repr(kind)[:40] if isinstance(kind, str) else "missing"
-    raise CredentialsError(f"{name}: type {shown} is neither authorized_user nor service_account; {_SIGN_IN}")
-
-
-def _service_account(info: Mapping[str, Any]) -> Credentials:
-    for name in ("private_key", "client_email", "token_uri"):
-        _required(info, name, "service_account")
-    _token_uri(info)
-    (service_account,) = _google("oauth2.service_account")
-    plain = {key: value for key, value in info.items() if key != "subject"}
-    try:
-        made = service_account.Credentials.from_service_account_info(
-            plain, scopes=[SCOPE], subject=_optional(info, "subject")
+        raise CredentialsError(
+            f"{origin} is an OAuth client, not a sign-in. Sign in with it to make an authorized_user file: {SIGN_IN}"
         )
-    except Exception:  # whatever the key parser raises may quote the key
-        raise CredentialsError("the service account's private_key is not a usable RSA key; download it anew") from None
-    return GoogleAuth(made)
+    found = f"type {kind[:40]!r}" if isinstance(kind, str) else "no type"
+    raise CredentialsError(
+        f"{origin} has {found}; authorized_user and service_account work. For others give the object that "
+        f"google.auth.load_credentials_from_file(path, scopes=[{SCOPE!r}])[0] returns"
+    )
 
 
-def _google(*names: str) -> Any:
-    import importlib
-
-    try:
-        return [importlib.import_module(f"google.{name}") for name in names]
-    except ImportError:
-        raise CredentialsError("these credentials need google-auth: pip install 'gscthreads[google]'") from None
+def _passes(error: BaseException) -> bool:
+    """Whether an error of the user's code, requests or google-auth is one that passes."""
+    kinds = (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError, socket.timeout)
+    retryable = getattr(error, "retryable", False) is True or type(error).__name__ == "TransportError"
+    return retryable or isinstance(error, kinds)
 
 
-def _ask(http: requests.Session, uri: str, form: Dict[str, str]) -> Mapping[str, Any]:
-    """The token server's answer, an object.  Its errors as ours, without anything we sent."""
-    host = urllib.parse.urlsplit(uri).netloc
-    try:
-        # auth: an empty function, or requests would look for a password in ~/.netrc
-        response = http.post(
-            uri, data=form, timeout=_TIMEOUT, stream=True, allow_redirects=False, auth=lambda request: request
-        )
-        with response:
-            body = b""
-            for chunk in response.iter_content(8192):
-                body += chunk
-                if len(body) > _MAX_ANSWER:
-                    raise Transient(f"the token server {host} answers far too much", reason="token")
-    except (requests.RequestException, OSError) as error:
-        raise Transient(f"can't reach the token server {host} ({type(error).__name__})", reason="token") from None
-    status = response.status_code
-    try:
-        answer = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        answer = None
-    if status == 200:
-        if isinstance(answer, dict):
-            return answer
-        raise Transient(f"the token server {host} did not answer with a JSON object", status=status, reason="token")
-    if status in (408, 429) or status >= 500:
-        raise Transient(f"the token server {host} has a passing fault", status=status, reason="token")
-    raise CredentialsError(_refusal(host, status, answer if isinstance(answer, dict) else {}))
-
-
-def _refusal(host: str, status: int, answer: Mapping[str, Any]) -> str:
-    code = str(answer.get("error") or status)[:100]
-    if 300 <= status < 400:
-        return f"the token server {host} redirects, which is not followed with credentials; check token_uri"
-    if code == "invalid_grant":
-        return f"{_REVOKED} [invalid_grant]"
-    if code == "invalid_client":
-        return "client_id and client_secret don't match or were deleted; download the OAuth client anew [invalid_client]"
-    words = str(answer.get("error_description") or code)[:200]
-    return f"the token server {host} refuses the credentials: {words} [{code}]"
-
-
-def _lifetime(answer: Mapping[str, Any]) -> float:
-    seconds = answer.get("expires_in")
-    try:
-        return min(max(float(seconds), 1.0), 86_400.0) if isinstance(seconds, (int, float, str)) else _LIFETIME
-    except ValueError:
-        return _LIFETIME
-
-
-def _seconds_left(expiry: Any) -> float:
-    """Seconds until *expiry*: ISO text or a datetime in UTC, as google-auth writes them; 0.0 when unknown."""
-    try:
-        if isinstance(expiry, str):
-            expiry = dt.datetime.strptime(expiry.rstrip("Z").split(".")[0], "%Y-%m-%dT%H:%M:%S")
-        if isinstance(expiry, dt.datetime):
-            return expiry.replace(tzinfo=expiry.tzinfo or dt.timezone.utc).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        pass
-    return 0.0
-
-
-def _checked(token: Any) -> str:
-    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise CredentialsError("what should be an access token is not one (empty, or with spaces or line ends)")
-    return token
-
-
-def _required(info: Mapping[str, Any], name: str, kind: str) -> None:
-    if not isinstance(info.get(name), str) or not info[name]:
-        mend = _SIGN_IN if kind == "authorized_user" else "download the key file anew"
-        raise CredentialsError(f"{kind} credentials lack {name!r}; {mend}")
-
-
-def _optional(info: Mapping[str, Any], name: str) -> Optional[str]:
-    value = info.get(name)
-    return value if isinstance(value, str) and value else None
-
-
-def _token_uri(info: Mapping[str, Any]) -> str:
-    """The file's token_uri: https, or plain http on this machine."""
-    uri = _optional(info, "token_uri") or TOKEN_URI
-    parts = urllib.parse.urlsplit(uri)
-    local = parts.hostname == "localhost"
-    try:
-        local = local or ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        pass
-    if parts.scheme == "https" and parts.hostname or parts.scheme == "http" and local:
-        return uri
-    raise CredentialsError("token_uri must be an https address: secrets are sent there")
-
-
-def _words(error: BaseException) -> str:
-    """google-auth's message, short; its second argument (the answer's body) is left out."""
-    return str(error.args[0] if error.args else type(error).__name__)[:200]
+def _again(error: Transient) -> Transient:
+    """A new exception like *error*: one object must not be raised by several threads, nor keep its frames alive."""
+    return Transient(error.message, reason=error.reason, retry_after=error.retry_after)

@@ -197,7 +197,7 @@ class Matcher:
                 else:
                     dropped += 1
         parser.finish()
-        if not labelled and not dropped and len(held) == len(self.content_ids):
+        if not dropped and len(held) == len(self.content_ids):
             for index, part in enumerate(held):
                 yield index, part._replace(body=zlib.decompress(part.body))
 

@@ -895,6 +895,15 @@ class TestDeadline:
                 return  # its header was read in time, and says more than the deadline does
             assert {error.message for error in failed} == {f"no complete answer within {seconds} s"}
 
+    def test_a_plain_answer_without_length_that_it_cuts_off_is_no_answer(self):
+        start = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"rows":[]}'
+        with serving(drip_with(lambda request: start, b" "), http_timeout=100) as (server, bench):
+            thread = Fetching(bench, slices(1))
+            assert server.reached.acquire(timeout=GUARD)
+            assert bench.registry.expire(111) == 1
+            assert thread.ended()
+            assert thread.delivered[0].error.message == "no complete answer within 110 s"
+
     def test_time_spent_in_deliver_does_not_count(self):
         with serving(answer, http_timeout=100) as (server, bench):
 

@@ -434,6 +434,24 @@ def test_sessions_of_dead_threads_leave_nothing_open(registry):
         assert len(registry._guards) == 0
 
 
+def test_closing_a_session_does_not_wait_for_the_garbage_collector(registry, clock):
+    """An exception makes reference cycles, by which urllib3 2.x would keep the connections open."""
+    gc.disable()
+    try:
+        with Server(answer_ok) as server, new_session(registry) as session:
+            with registry.deadline(5.0):
+                session.get(server.url, timeout=GUARD)
+                registry.expire(clock.now + 5.0)
+                with pytest.raises(requests.ConnectionError):
+                    session.get(server.url, timeout=GUARD)
+            session.get(server.url, timeout=GUARD)
+            session.close()
+            server.settle()
+            assert not any(thread.is_alive() for thread in server.threads[1:])
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_abort_through_a_proxy(registry, monkeypatch, scheme):
     """http: the proxy is asked for the URL; https: it is asked to CONNECT, and then nothing comes."""
@@ -509,6 +527,17 @@ class TestAdopted:
             for run in (registry, other):
                 with run.deadline(5.0):
                     assert session.get(server.url, timeout=GUARD).text == "ok"
+            registry.abort()
+            with other.deadline(5.0):
+                assert session.get(server.url, timeout=GUARD).text == "ok"
+            assert server.connections == 1
+
+    def test_a_run_that_ends_leaves_idle_connections_to_others(self, registry):
+        other = SocketRegistry()
+        with Server(answer_ok) as server, requests.Session() as session:
+            adopt_session(session, registry, server.url)
+            with registry.deadline(5.0):
+                session.get(server.url, timeout=GUARD)
             registry.abort()
             with other.deadline(5.0):
                 assert session.get(server.url, timeout=GUARD).text == "ok"
