@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import sys
 from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
@@ -46,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) -> int:
     """Run one command; its exit status."""
     parser = _parser(prog or _prog())
-    args = parser.parse_args(argv)
+    args = parser.parse_args(_with_relative_dates(sys.argv[1:] if argv is None else argv))
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
@@ -62,6 +63,17 @@ def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) ->
         return 1
     except KeyboardInterrupt:
         return 3
+
+
+def _with_relative_dates(words: Sequence[str]) -> List[str]:
+    """``--start -30d`` as ``--start=-30d``: argparse takes what begins with a dash for an option."""
+    joined: List[str] = []
+    for word in words:
+        if joined and joined[-1] in ("--start", "--end") and re.fullmatch(r"-\d+[dm]", word):
+            joined[-1] += "=" + word
+        else:
+            joined.append(word)
+    return joined
 
 
 def _prog() -> str:
@@ -203,7 +215,7 @@ def _report(result: Result, error: Optional[GscError], args: argparse.Namespace)
             print(f"{_prog()} sync: {line} ({', '.join(names)})", file=sys.stderr)
         if not lines and result.reason:
             print(f"{_prog()} sync: {result.status}: {result.reason}", file=sys.stderr)
-    if not args.quiet and not args.json:
+    if error is None and not args.quiet and not args.json:
         from .summary import result_text
 
         print(result_text(result))

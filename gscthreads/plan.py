@@ -399,7 +399,8 @@ class Plan:
             return None if self._exhausted(slot.unauthorized, self._max_attempts) else 0.0
         if isinstance(error, BurstQuota):
             slot.refusals += 1
-            return None if slot.refusals >= _MOST_REFUSALS else self._backoff.delay(slot.refusals, jitter)
+            spent = self._exhausted(slot.refusals, _MOST_REFUSALS)
+            return None if spent else self._backoff.delay(slot.refusals, jitter)
         if alone:
             slot.attempts += 1
             count, most = slot.attempts, self._max_attempts
