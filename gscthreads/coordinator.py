@@ -292,8 +292,9 @@ class Coordinator:
         if slice_.key.start_row >= ENDLESS:
             error = BadRequest(f"{slice_.key.date} has no end: {slice_.key.start_row} rows and still more")
         verdict = self.plan.failed(slice_, error, alone=alone, now=self._clock(), jitter=self._jitter())
-        log = logger.debug if verdict is Verdict.RETRY else logger.warning
-        log("%s: %s (%s)", slice_, error, verdict.value)
+        plan = self.plan.datasets[slice_.dataset]
+        news = verdict is Verdict.DAY_FAILED or error in (plan.error, plan.parked)  # not each slice of a refused site
+        logger.log(logging.WARNING if news else logging.DEBUG, "%s: %s (%s)", slice_, error, verdict.value)
         if verdict is Verdict.DAY_FAILED:
             self._store.begin(self._halt)
             self._store.fail_day(slice_.dataset, slice_.key.date, str(error))

@@ -10,8 +10,8 @@ def closest(site: str, entries: Sequence[Tuple[str, str]], *, most: int = 3) -> 
     """The properties of *entries* (siteUrl, permissionLevel) nearest to *site*, best first.
 
     Properties of the same host come first (``example.com``, ``www.example.com``, http and https, ``sc-domain:``),
-    then a domain property that covers the host, then names that look alike.  Unverified ones can't be read and are
-    left out (gsc-api.md 1, sites.list).
+    then a domain property that covers the host; failing those, names that look alike.  Unverified ones can't be read
+    and are left out (gsc-api.md 1, sites.list).
     """
     usable = sorted({url for url, permission in entries if permission != "siteUnverifiedUser"})
     wanted = _host(site)
@@ -20,7 +20,7 @@ def closest(site: str, entries: Sequence[Tuple[str, str]], *, most: int = 3) -> 
     above = [url for url in usable if url.startswith("sc-domain:") and wanted.endswith("." + _host(url))]
     hosts = {_host(url): url for url in reversed(usable)}
     alike = [hosts[host] for host in difflib.get_close_matches(wanted, list(hosts), n=most, cutoff=0.75)]
-    return [url for url in dict.fromkeys(same + above + alike) if url != site][:most]
+    return [url for url in dict.fromkeys(same + above or alike) if url != site][:most]
 
 
 def advice(site: str, entries: Sequence[Tuple[str, str]]) -> str:
