@@ -21,10 +21,11 @@ UNLIKELY = 1e-5
 
 
 class Health:
-    """How often tries fail in this run, so that bad luck is not taken for a bad slice or a dead service.
+    """How often first tries fail in this run, so that bad luck is not taken for a bad slice or a dead service.
 
     Where every second answer is broken, five failures in a row say nothing about a slice; where nothing else fails
-    they say all.  Not thread-safe.
+    they say all.  First tries only: bad slices are tried again and again, and would make failure look normal.
+    Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -39,9 +40,10 @@ class Health:
         """A try was in vain."""
         self._failed += 1
 
-    def is_chance(self, failures: int, *, odds: float = UNLIKELY) -> bool:
-        """True when *failures* in a row are likely enough at the rate of all others; never before a first answer."""
-        others = self._failed - failures
+    def is_chance(self, failures: int, *, own: int = 1, odds: float = UNLIKELY) -> bool:
+        """True when *failures* in a row are likely enough at the rate of the others; never before a first answer.
+        *own*: how many of the counted failures are the asker's."""
+        others = self._failed - own
         if others <= 0 or not self._answered:
             return False
         return bool((others / (others + self._answered)) ** failures > odds)
@@ -78,10 +80,11 @@ class Breaker:
         self._last_strike = now
         if self._strikes == 1:
             self._first_strike = now
-        elif not self._health.is_chance(self._strikes, odds=0.01):  # else the slices' own backoff is enough
+        elif not self._health.is_chance(self._strikes, own=self._strikes, odds=0.01):
+            # Else the slices' own backoff is enough.
             self.paused_until = now + self._backoff.delay(self._strikes - 1, jitter)
         return (
             self._strikes >= self._limit
             and now - self._first_strike >= self._patience * (self._limit > 1)
-            and not self._health.is_chance(self._strikes)
+            and not self._health.is_chance(self._strikes, own=self._strikes)
         )

@@ -274,8 +274,9 @@ class _Replies:
         if part.status == 200:
             try:
                 return Fetched(wanted, self._decode(part.body, wanted))
-            except Transient as error:
+            except ApiError as error:  # most often Transient, but a refusal may come with status 200
                 forget_frames(error)
+                self._exchange.see(error)
                 return Failed(wanted, error)
         refusal = classify(part.status, part.body, part.headers)
         self._exchange.see(refusal)
@@ -295,5 +296,5 @@ def _read_sites(body: bytes) -> List[Tuple[str, str]]:
     try:
         entries = json.loads(body.decode("utf-8")).get("siteEntry", [])
         return [(str(entry["siteUrl"]), str(entry.get("permissionLevel", ""))) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Transient("the list of sites is not in Google's format", status=200, reason="malformed") from error

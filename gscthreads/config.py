@@ -52,7 +52,7 @@ class SyncConfig:
     """
 
     sites: Sequence[str]
-    store: Union[str, Store]
+    store: Union[str, Store] = dataclasses.field(repr=False)  # may hold a password
     credentials: Any = dataclasses.field(repr=False)
     start: Union[str, dt.date] = "16m"
     end: Union[str, dt.date] = "yesterday"

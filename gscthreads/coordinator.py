@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
 from . import pacific, sites
 from .backoff import Backoff, Breaker
@@ -22,13 +22,13 @@ from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, Datase
 from .halt import Halt
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
-from .plan import ENDLESS, DatasetPlan, Plan, Verdict, next_start_row, owed
-from .stores.base import FINAL, PROVISIONAL, Acknowledged, RunFigures, Store
+from .plan import ENDLESS, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
+from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, RunFigures, Store
 from .worker import Batch, BatchEnded, SitesListed
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at deadlines and at the interpreter, and longest pause of a round.
+#: Seconds between looks at deadlines: the longest pause of a round.
 TICK = 0.25
 
 #: Seconds after a halt in which what is already fetched is still put into the store.
@@ -56,7 +56,7 @@ class Coordinator:
         list_sites: Callable[[], None],
         most: Callable[[str], int],
         peak_qpm: Callable[[], int],
-        tick: Callable[[float], None],
+        tick: Callable[[float], object],
         today: dt.date,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -99,25 +99,23 @@ class Coordinator:
         dates = self._config.days(self._today)
         datasets = self._config.datasets()
         self._store.open()
-        self._store.prepare(datasets, top_queries=self._config.top_queries)
         whole = []
         stale = []
         plans = []
         for dataset in datasets:
+            ledger = self._store.ledger(dataset, dates[0], dates[-1])
             found = owed(
                 dates,
-                self._store.ledger(dataset, dates[0], dates[-1]),
+                ledger,
                 self._today,
                 data_state=self._config.data_state,
                 final_after_days=self._config.final_after_days,
                 force=self._config.force,
                 until_empty=self._config.until_empty,
             )
-            check_retention([day.date for day in found.days], self._today)
+            days = within_retention(found.days, ledger, self._today)
             newest = self._config.order == "newest"
-            plans.append(
-                DatasetPlan(dataset, found.days, max_open_days=self._config.max_open_days, newest=newest)
-            )
+            plans.append(DatasetPlan(dataset, days, max_open_days=self._config.max_open_days, newest=newest))
             whole += [(dataset, date, calls) for date, calls in found.whole]
             stale += [(dataset, date) for date in found.stale]
             self._per_dataset[dataset] = Counters()
@@ -125,6 +123,7 @@ class Coordinator:
             self.plan.add(plan)
         self.counters.add(days_owed=self.plan.totals()[0] + len(whole))
         self._store.begin(self._halt)
+        self._store.prepare(datasets, top_queries=self._config.top_queries)
         self._run_id = self._store.start_run(self._config.settings())
         for dataset, date in stale:
             self._store.unstage(dataset, [date])
@@ -176,12 +175,11 @@ class Coordinator:
 
     def _lease(self) -> None:
         now = self._clock()
+        self.plan.wake(now)
         if now < self._breaker.paused_until or self._throttle():
             return
-        workers = self._config.max_concurrency
-        most_batches = min(self._config.max_in_flight, workers + _LEASED_AHEAD)
-        while len(self._batches) < most_batches:
-            slices = self.plan.lease(now, workers=workers, most=self._most)
+        while len(self._batches) < self._most_batches():
+            slices = self.plan.lease(workers=self._config.max_concurrency, most=self._most)
             if not slices:
                 return
             again = sum(self.plan.datasets[dataset].leases(key) > 1 for dataset, key in slices)
@@ -209,8 +207,14 @@ class Coordinator:
         return self._throttled
 
     def _pause(self) -> float:
+        """Seconds to wait for outcomes: until a delayed slice could be leased, at most a tick."""
         due = self.plan.next_due()
-        return TICK if due is None else min(TICK, max(0.0, due - self._clock()))
+        if due is None or self._throttled or len(self._batches) >= self._most_batches():
+            return TICK
+        return min(TICK, max(0.0, max(due, self._breaker.paused_until) - self._clock()))
+
+    def _most_batches(self) -> int:
+        return min(self._config.max_in_flight, self._config.max_concurrency + _LEASED_AHEAD)
 
     # -- settling
 
@@ -230,7 +234,13 @@ class Coordinator:
 
     def _persist(self, outcomes: List[Fetched]) -> None:
         """One transaction for all: rows, acknowledgements, whole days published; then the plan learns of it."""
+        for each in [each for each in outcomes if each.slice.key.start_row >= ENDLESS and each.rows.received]:
+            outcomes.remove(each)
+            if self.plan.datasets[each.slice.dataset].slot(each.slice.key) is not None:
+                self._settle_endless(each.slice)
         outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
+        if not outcomes:
+            return
         acknowledged = []
         self._store.begin(self._halt)
         try:
@@ -243,8 +253,10 @@ class Coordinator:
             self._store.rollback()
             raise
         for slice_, following, published in acknowledged:
-            self.plan.datasets[slice_.dataset].acknowledge(slice_.key, following)
-            self.plan.health.answered()
+            plan = self.plan.datasets[slice_.dataset]
+            if plan.first_try(slice_.key):
+                self.plan.health.answered()
+            plan.acknowledge(slice_.key, following)
             self.counters.add(acknowledged=1)
             if published is not None:
                 self._count_published(slice_.dataset, published)
@@ -289,8 +301,6 @@ class Coordinator:
         number = self._batch_of.pop(slice_, None)
         if number is not None:
             self._last_error[number] = error
-        if slice_.key.start_row >= ENDLESS:
-            error = BadRequest(f"{slice_.key.date} has no end: {slice_.key.start_row} rows and still more")
         verdict = self.plan.failed(slice_, error, alone=alone, now=self._clock(), jitter=self._jitter())
         plan = self.plan.datasets[slice_.dataset]
         news = verdict is Verdict.DAY_FAILED or error in (plan.error, plan.parked)  # not each slice of a refused site
@@ -299,6 +309,17 @@ class Coordinator:
             self._store.begin(self._halt)
             self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
             self._store.commit()
+
+    def _settle_endless(self, slice_: Slice) -> None:
+        """A day that never comes to an end: the server ignores startRow, say.  Give it up, with what is staged."""
+        error = BadRequest(f"{slice_.key.date} has {slice_.key.start_row} rows and still more; it can't be right")
+        logger.warning("%s: %s", slice_, error)
+        self._batch_of.pop(slice_, None)
+        self.plan.datasets[slice_.dataset].fail_day(slice_.key, error)
+        self._store.begin(self._halt)
+        self._store.unstage(slice_.dataset, [slice_.key.date])
+        self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
+        self._store.commit()
 
     def _settle_ended(self, ended: BatchEnded) -> None:
         batch = self._batches.pop(ended.batch.number)
@@ -309,17 +330,14 @@ class Coordinator:
         if isinstance(ended.error, CredentialsError):
             raise ended.error
         for slice_ in batch.slices:
-            if self._batch_of.pop(slice_, None) is not None:  # the worker ended without a word about it
-                self._settle_lost(slice_, ended.error)
+            if self._batch_of.get(slice_) == number:  # the worker ended without a word about it
+                words = f"the worker died: {type(ended.error).__name__}: {ended.error}"
+                self._settle_failed(Failed(slice_, Transient(words, reason="workerDied")))
         if productive or ended.sent_at is None or not isinstance(error, (Transient, Unauthorized)):
             return
         if self._breaker.failed(ended.sent_at, self._clock(), self._jitter()):
             logger.error("giving up: %s", error)
             self.plan.give_up(error)
-
-    def _settle_lost(self, slice_: Slice, error: Optional[BaseException]) -> None:
-        lost = Transient(f"the worker died: {type(error).__name__}: {error}", reason="workerDied")
-        self.plan.failed(slice_, lost, alone=True, now=self._clock(), jitter=self._jitter())
 
     # -- sites that Google refuses
 
@@ -417,11 +435,18 @@ class Coordinator:
         )
 
 
-def check_retention(dates: List[dt.date], today: dt.date) -> None:
-    """Refuse days that Google no longer has (gsc-api.md 2.7) and that we would have to fetch."""
+def within_retention(days: List[OwedDay], ledger: Mapping[dt.date, DayRecord], today: dt.date) -> List[OwedDay]:
+    """*days* without those that Google no longer has (gsc-api.md 2.7).
+
+    Asking for such a day is a mistake (ConfigError), unless it was begun in time: then it is only too late for it.
+    """
     oldest = pacific.oldest_day(today)
-    gone = [date for date in dates if date < oldest]
-    if gone:
+    gone = [day.date for day in days if day.date < oldest]
+    unknown = [date for date in gone if date not in ledger]
+    if unknown:
         raise ConfigError(
-            f"{min(gone)} is before {oldest}, the oldest day Google still has (16 months); start at {oldest} or 16m"
+            f"{min(unknown)} is before {oldest}, the oldest day Google still has (16 months); start at {oldest} or 16m"
         )
+    if gone:
+        logger.warning("%d unfinished days before %s stay as they are: Google no longer has them", len(gone), oldest)
+    return [day for day in days if day.date >= oldest]

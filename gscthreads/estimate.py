@@ -7,7 +7,7 @@ import datetime as dt
 from typing import Any, Dict, List
 
 from .config import SyncConfig
-from .coordinator import check_retention
+from .coordinator import within_retention
 from .errors import StoreMissing
 from .plan import owed
 from .stores import open_store
@@ -76,7 +76,7 @@ def estimate(config: SyncConfig, today: dt.date) -> Estimate:
                 force=config.force,
                 until_empty=config.until_empty,
             ).days
-            check_retention([day.date for day in days], today)
+            days = within_retention(days, ledger, today)
             ends = [str(edge(day.date for day in days)) if days else "" for edge in (min, max)]
             found.append(
                 DatasetEstimate(dataset.site, dataset.report.name, dataset.search_type, len(days), len(days), *ends)

@@ -19,7 +19,8 @@ class Halt:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._lock = threading.Lock()  # guards reason and callbacks; nothing blocks while it is held
+        # Guards reason and callbacks; nothing blocks while it is held.  Reentrant, for signal handlers that halt.
+        self._lock = threading.RLock()
         self._reason = ""
         self._callbacks: List[Callable[[], None]] = []
 

@@ -19,7 +19,7 @@ from .errors import Transient
 MAX_HEADERS = 64 * 1024
 
 #: Most bytes of one part's body: far above 25,000 rows of the longest keys ever seen.
-MAX_PART = 96 * 1024 * 1024
+MAX_PART = 64 * 1024 * 1024
 
 #: Most parts of one answer: 1,000 calls (gsc-api.md 4.1), and as many again doubled.
 MAX_PARTS = 2000

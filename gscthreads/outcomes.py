@@ -67,10 +67,11 @@ class Outcomes:
 
     def fill(self) -> float:
         """Share of the queue in use, 0..1."""
-        return self._queue.qsize() / self._size
+        return len(self) / self._size
 
     def __len__(self) -> int:
-        return self._queue.qsize()
+        # Without qsize(), whose lock a signal handler that halts would wait for in the very thread that holds it.
+        return len(self._queue.queue)
 
     def _give(self, rows: int) -> None:
         if rows:

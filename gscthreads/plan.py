@@ -26,6 +26,12 @@ ENDLESS = 400 * ROW_LIMIT
 _SOLO_AFTER = 2
 _DISRUPTIONS_PER_ATTEMPT = 3
 
+#: Leases after which a slice's next try waits until no new day can be begun: bad days must not hold up good ones.
+_EARLY_LEASES = 2
+
+#: Times its share that a slice may at most fail while chance explains it.
+_PATIENCE = 10
+
 #: Refusals for quota after which a site is parked although each would pass: the limit is not what we were told.
 _MOST_REFUSALS = 12
 
@@ -75,6 +81,8 @@ def owed(
             result.days.append(OwedDay(date))
             continue
         if record.status == FINAL and not force:
+            if record.slices:  # left by a forced run that was halted
+                result.stale.append(date)
             continue
         if record.slices and (force or not _fresh(date, record.slices, today, data_state, final_after_days)):
             result.stale.append(date)
@@ -165,13 +173,15 @@ class DatasetPlan:
         self._newest = newest
         self._waiting: Deque[dt.date] = collections.deque()  # days not begun, in order
         self._ready: List[Tuple[int, int, _Slot]] = []  # heap: follow-ups and retries, before new days
+        self._late: List[Tuple[int, int, _Slot]] = []  # heap: what failed repeatedly, after new days
         self._delayed: List[Tuple[float, int, int, _Slot]] = []  # heap by due time
         self._slots: Dict[SliceKey, _Slot] = {}  # owed, leased or fetched, by key: the guard against doubles
         self._open: Dict[dt.date, int] = {}  # days with acknowledged slices -> how many
         self._in_flight = 0
         self._first_slices_in_flight = 0
-        # Until an answer shows that days fit one slice, each day leased may stay open: count it as open.
+        # Until an answer shows that days fit one slice, and once one didn't, each day leased may stay open.
         self._days_overflow = True
+        self._may_overflow = False  # a day of several slices was seen
         for day in sorted(days, key=lambda day: self._rank(day.date)):
             if day.calls:
                 self._open[day.date] = day.calls
@@ -188,7 +198,8 @@ class DatasetPlan:
     @property
     def unfinished(self) -> bool:
         """True while something is leased, or owed and still wanted."""
-        return bool(self._in_flight) or not self.stopped and bool(self._waiting or self._ready or self._delayed)
+        owed = self._waiting or self._ready or self._late or self._delayed
+        return bool(self._in_flight) or not self.stopped and bool(owed)
 
     @property
     def open_days(self) -> int:
@@ -200,27 +211,32 @@ class DatasetPlan:
 
     def available(self) -> int:
         """Slices that may be leased now."""
-        if self.stopped:
-            return 0
+        return 0 if self.stopped else len(self._ready) + self._new_days() + len(self._late)
+
+    def _new_days(self) -> int:
+        """Days that may be begun now."""
         room = self._max_open_days - len(self._open)
         if self._days_overflow:
             room -= self._first_slices_in_flight
         elif room > 0:
             room = len(self._waiting)
-        return len(self._ready) + max(0, min(room, len(self._waiting)))
+        return max(0, min(room, len(self._waiting)))
 
     @property
     def next_goes_alone(self) -> bool:
         """True when the next slice was in HTTP batches that failed whole: it may be what breaks them."""
-        return bool(self._ready) and self._ready[0][2].disruptions >= _SOLO_AFTER
+        retries = self._ready or ([] if self._new_days() else self._late)
+        return bool(retries) and retries[0][2].disruptions >= _SOLO_AFTER
 
     def lease(self) -> Slice:
         """The next slice, to be called only when ``available()``."""
         if self._ready:
             slot = heapq.heappop(self._ready)[2]
-        else:
+        elif self._new_days():
             slot = _Slot(SliceKey(self._waiting.popleft(), 0))
             self._slots[slot.key] = slot
+        else:
+            slot = heapq.heappop(self._late)[2]
         slot.move(SliceState.LEASED)
         slot.leases += 1
         self._in_flight += 1
@@ -250,11 +266,17 @@ class DatasetPlan:
         self._landed(slot, SliceState.FETCHED)
         return True
 
+    def first_try(self, key: SliceKey) -> bool:
+        """True when the slice has been leased once."""
+        return self._slots[key].leases == 1
+
     def acknowledge(self, key: SliceKey, following: Optional[int]) -> None:
         """The slice is durable.  *following* is the start row of the day's next slice, None when the day is whole."""
         self._slots.pop(key).move(SliceState.ACKNOWLEDGED)
-        if key.start_row == 0:
-            self._days_overflow = following is not None
+        if following is not None:
+            self._days_overflow = self._may_overflow = True
+        elif key.start_row == 0:
+            self._days_overflow = self._may_overflow
         if following is None:
             self._open.pop(key.date, None)
             self.published += 1
@@ -296,7 +318,7 @@ class DatasetPlan:
 
     def _push(self, slot: _Slot) -> None:
         self._slots[slot.key] = slot
-        heapq.heappush(self._ready, (*self._place(slot), slot))
+        heapq.heappush(self._late if slot.leases > _EARLY_LEASES else self._ready, (*self._place(slot), slot))
 
     def _place(self, slot: _Slot) -> Tuple[int, int]:
         return self._rank(slot.key.date), slot.key.start_row
@@ -329,14 +351,17 @@ class Plan:
     def finished(self) -> bool:
         return not any(plan.unfinished for plan in self.datasets.values())
 
-    def lease(self, now: float, *, workers: int, most: Callable[[str], int]) -> List[Slice]:
+    def wake(self, now: float) -> None:
+        """Make the delayed slices that are due ready."""
+        for plan in self.datasets.values():
+            plan.wake(now)
+
+    def lease(self, *, workers: int, most: Callable[[str], int]) -> List[Slice]:
         """The next HTTP batch, [] when nothing can be leased now.
 
         *most(site)* is the greatest batch the site may have.  What is left is shared among *workers*, so that the
         last slices don't queue behind each other in one batch while other workers idle.
         """
-        for plan in self.datasets.values():
-            plan.wake(now)
         total = sum(plan.available() for plan in self.datasets.values())
         share = max(1, -(-total // workers))
         for _ in range(len(self._sites)):
@@ -376,9 +401,13 @@ class Plan:
         slot = plan.slot(key)
         if slot is None:
             return Verdict.RETRY  # not leased (any more): its fate is settled elsewhere
-        self.health.failed()
+        if slot.leases == 1:
+            self.health.failed()
         if isinstance(error, (Denied, BadRequest)):
-            return self._end(plan, key, error)
+            if alone:
+                return self._end(plan, key, error)
+            # Perhaps the batch as such is refused (too large, say): what each slice gets alone will tell.
+            slot.disruptions = max(slot.disruptions, _SOLO_AFTER - 1)
         if isinstance(error, LoadQuota):
             return self._park(slice_, error)
         wait = self._count(slot, error, alone, jitter)
@@ -396,7 +425,9 @@ class Plan:
         """Seconds until the slice's next try, None when it has had its share."""
         if isinstance(error, Unauthorized):
             slot.unauthorized += 1
-            return None if self._exhausted(slot.unauthorized, self._max_attempts) else 0.0
+            if self._exhausted(slot.unauthorized, self._max_attempts):
+                return None
+            return 0.0 if slot.unauthorized == 1 else self._backoff.delay(slot.unauthorized - 1, jitter)
         if isinstance(error, BurstQuota):
             slot.refusals += 1
             spent = self._exhausted(slot.refusals, _MOST_REFUSALS)
@@ -414,7 +445,7 @@ class Plan:
         return self._backoff.delay(streak, jitter)
 
     def _exhausted(self, failures: int, most: int) -> bool:
-        return failures >= most and not self.health.is_chance(failures)
+        return failures >= most and (failures >= most * _PATIENCE or not self.health.is_chance(failures))
 
     def _end(self, plan: DatasetPlan, key: SliceKey, error: ApiError) -> Verdict:
         plan.release(key)

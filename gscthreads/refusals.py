@@ -106,11 +106,14 @@ def _read_refusal(body: bytes) -> _Refusal:
                 domains += _text(item.get("domain"))
     reasons += _text(error.get("status"))
     message = (_text(error.get("message")) or [""])[0]
-    return _Refusal(message[:1000], reasons, domains)
+    return _Refusal(message, [reason[:100] for reason in reasons], domains)
 
 
 def _text(value: Any) -> List[str]:
-    return [value] if isinstance(value, str) and value else []
+    """*value* in a list, as one line that every terminal, log and database takes; [] when it is no text."""
+    if not isinstance(value, str) or not value:
+        return []
+    return ["".join(char if char.isprintable() else " " for char in value[:1000])]
 
 
 def _plain_text(body: bytes) -> str:

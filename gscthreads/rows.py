@@ -21,6 +21,8 @@ from .refusals import classify
 #: Counts above this can't have come from a double without loss (all four metrics are doubles, gsc-api.md 2.6).
 _MAX_COUNT = 2**53
 
+_LONG = 16 * 1024 * 1024  #: bytes above which commas are counted too
+
 _KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensions inside a Row, in its order
 
 
@@ -49,6 +51,7 @@ def decode(body: bytes, slice_: Slice, load: Optional[Loader] = None) -> Rows:
     """The rows of one answer.  An answer without "rows" is an empty one.  Raises ``Transient`` (or the class that
     fits, when the body is an error in spite of its status) for anything that isn't an answer to *slice_*."""
     try:
+        _check_size(body)
         columns = (load or _load_json)(body)
         return _rows(columns, slice_, escaped=b"\\u" in body)
     except ApiError:
@@ -57,6 +60,16 @@ def decode(body: bytes, slice_: Slice, load: Optional[Loader] = None) -> Rows:
         raise Transient("the answer is nested too deeply to be one", reason="malformed") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise Transient(f"the answer is not what the API documents: {error}"[:300], reason="malformed") from error
+
+
+def _check_size(body: bytes) -> None:
+    """Refuse a body that would become far more Python objects than a slice is, before it is parsed.
+
+    A row has one object and one list; the margin is for brackets inside URLs and queries.
+    """
+    most = 8 * ROW_LIMIT
+    if body.count(b"{") > most or body.count(b"[") > most or (len(body) > _LONG and body.count(b",") > 40 * ROW_LIMIT):
+        raise ValueError("it has far more parts than a slice of rows")
 
 
 def _rows(columns: _Columns, slice_: Slice, *, escaped: bool) -> Rows:
@@ -195,6 +208,8 @@ def _load_json(body: bytes) -> _Columns:
     rows = answer.get("rows", [])
     if "error" in answer and not rows:
         raise _refused(answer, body)
+    if "rows" not in answer and "responseAggregationType" not in answer:
+        raise ValueError(_NOT_AN_ANSWER)
     if not isinstance(rows, list):
         raise ValueError("rows that are not a list")
     return _Columns(
@@ -205,6 +220,10 @@ def _load_json(body: bytes) -> _Columns:
         [row.get("position") for row in rows],
         answer.get("metadata"),
     )
+
+
+#: An empty answer still names its aggregation type (gsc-api.md 2.6); a proxy's {"message": ...} must not empty a day.
+_NOT_AN_ANSWER = "neither rows nor responseAggregationType"
 
 
 def _refused(answer: Dict[str, Any], body: bytes) -> ApiError:
@@ -222,7 +241,8 @@ def _fast_loader() -> Optional[Loader]:
         answer_type = msgspec.defstruct(
             "Answer",
             [
-                ("rows", List[_row_type(msgspec)], msgspec.field(default_factory=list)),  # type: ignore[misc]
+                ("rows", Optional[List[_row_type(msgspec)]], None),  # type: ignore[misc]
+                ("responseAggregationType", Any, None),
                 ("metadata", Any, None),
                 ("error", Any, None),
             ],
@@ -234,8 +254,12 @@ def _fast_loader() -> Optional[Loader]:
     def load(body: bytes) -> _Columns:
         answer: Any = decoder.decode(body)
         rows = answer.rows
-        if answer.error is not None and not rows:
-            raise _refused({"error": answer.error}, body)
+        if rows is None:
+            if answer.error is not None:
+                raise _refused({"error": answer.error}, body)
+            if answer.responseAggregationType is None:
+                raise ValueError(_NOT_AN_ANSWER)
+            rows = []
         return _Columns(
             [row.keys for row in rows],
             [row.clicks for row in rows],

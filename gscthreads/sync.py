@@ -14,6 +14,7 @@ Who may touch what:
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime as dt
 import logging
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds a halted run waits for its workers; one that hangs where no halt reaches (name resolution) is left behind.
 _GRACE = 0.4
+
+#: Seconds between looks at whether the interpreter is exiting.
+_WATCH = 0.25
 
 
 class Sync:
@@ -91,8 +95,9 @@ class Sync:
             if self._thread is not None:
                 raise RuntimeError("this Sync was started already; make a new one for another run")
             self._began = time.monotonic()
-            self._thread = threading.Thread(target=self._coordinate, name=f"{__name__}-coordinator", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._coordinate, name=f"{__name__}-coordinator", daemon=True)
+            thread.start()  # may raise: then there is nothing to wait for
+            self._thread = thread
         return self
 
     def halt(self, reason: str = "halt() was called") -> None:
@@ -163,11 +168,27 @@ class Sync:
     # -- the coordinator thread
 
     def _coordinate(self) -> None:
-        error: Optional[BaseException] = None
-        threads = _Threads(self.config.max_concurrency, self._halt)
-        self._halt.on_set(self._registry.abort)
-        self._halt.on_set(self._outcomes.wake)
-        coordinator, client = self._wire(threads)
+        """Everything from opening the store to closing it; whatever happens, the run ends."""
+        try:
+            with contextlib.ExitStack() as stack:
+                threads = _Threads(self.config.max_concurrency, self._halt)
+                stack.callback(threads.end, _GRACE)
+                self._halt.on_set(self._registry.abort)
+                self._halt.on_set(self._outcomes.wake)
+                coordinator, client = self._wire(threads)
+                stack.callback(client.close)
+                self._drive(coordinator)
+                self._halt.set(str(self._error) if self._error else "the run is over")
+                threads.end(_GRACE)
+                self._result = coordinator.close(self._error)
+        except BaseException as caught:
+            logger.exception("the run broke off")
+            self._error = self._error or caught
+        finally:
+            self._halt.set("the run is over")
+            self._ended.set()
+
+    def _drive(self, coordinator: Coordinator) -> None:
         try:
             coordinator.open()
             coordinator.run()
@@ -177,19 +198,9 @@ class Sync:
             coordinator.park(str(caught))
             logger.error("parked: %s", caught)
         except BaseException as caught:
-            error = caught
+            self._error = caught
             if not isinstance(caught, GscError):
                 logger.exception("the coordinator failed")
-        finally:
-            self._halt.set(str(error) if error else "the run is over")
-            threads.end(_GRACE)
-            client.close()
-            try:
-                self._result = coordinator.close(error)
-            except BaseException as caught:
-                error = error or caught
-            self._error = error
-            self._ended.set()
 
     def _wire(self, threads: "_Threads") -> "tuple[Coordinator, Client]":
         config = self.config
@@ -211,10 +222,6 @@ class Sync:
             on_sent=lambda batch: coordinator.count_sent(batch),
         )
 
-        def tick(now: float) -> None:
-            self._registry.expire(now)
-            threads.check_interpreter()
-
         coordinator = Coordinator(
             config=config,
             store=self._store,
@@ -225,14 +232,14 @@ class Sync:
             list_sites=lambda: threads.submit(worker.list_sites),
             most=lambda site: self._quota.burst(site) if client.batch_supported else 1,
             peak_qpm=self._quota.peak_qpm,
-            tick=tick,
+            tick=self._registry.expire,
             today=self._today,
         )
         return coordinator, client
 
 
 class _Threads:
-    """The worker threads, and a canary that notices the interpreter's exit.
+    """The worker threads, and a watch for the interpreter's exit.
 
     The interpreter waits for pool threads before daemon threads learn anything; but from the moment it exits, every
     executor refuses work.  So a refused no-op means: halt, and let the workers go.
@@ -243,6 +250,8 @@ class _Threads:
         self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix=f"{__name__}-worker")
         self._canary = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"{__name__}-canary")
         self._running: "set[concurrent.futures.Future[Any]]" = set()
+        self._watch = threading.Thread(target=self._watch_interpreter, name=f"{__name__}-watch", daemon=True)
+        self._watch.start()
 
     def submit(self, work: Callable[..., Any], *values: Any) -> None:
         try:
@@ -252,18 +261,22 @@ class _Threads:
             return
         self._running = {each for each in self._running if not each.done()} | {future}
 
-    def check_interpreter(self) -> None:
-        try:
-            self._canary.submit(int)
-        except RuntimeError:
-            self._halt.set("interpreter exit")
+    def _watch_interpreter(self) -> None:
+        while not self._halt.wait(_WATCH):
+            try:
+                self._canary.submit(int)
+            except RuntimeError:
+                self._halt.set("interpreter exit")
 
     def end(self, seconds: float) -> None:
-        """Let the threads end; wait at most *seconds* for those at work."""
+        """After a halt: let the threads end; wait at most *seconds* for those at work.  Twice is fine."""
+        self._halt.set("the run is over")
         waiting = concurrent.futures.wait(self._running, timeout=seconds).not_done
         if waiting:
             logger.warning("%d workers did not let go; they end by themselves", len(waiting))
+        self._running = set()
         self._pool.shutdown(wait=not waiting)
+        self._watch.join()
         self._canary.shutdown(wait=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime as dt
 import json
 import os
@@ -39,13 +40,19 @@ def days(count):
     return [LAST - dt.timedelta(days=number) for number in range(count)]
 
 
+@contextlib.contextmanager
+def opened(path):
+    with contextlib.closing(sqlite3.connect(str(path))) as database, database:
+        yield database
+
+
 def truth(sim, date, report):
     found = sim.truth(SITE, DIMENSIONS[report], "web", date)
     return sorted((row[0][0], row[0][1] if len(row[0]) > 1 else "", *row[1:]) for row in found)
 
 
 def stored(path, date, report):
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         return sorted(
             database.execute(
                 "SELECT page, coalesce(query, ''), clicks, impressions, ctr, position FROM gsc_performance"
@@ -59,7 +66,7 @@ def assert_equals_truth(sim, path, dates):
     for date in dates:
         for report in DIMENSIONS:
             assert stored(path, date, report) == truth(sim, date, report), f"{date} {report}"
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         assert database.execute("SELECT count(*) FROM gsc_stage").fetchone() == (0,)
         assert database.execute("SELECT count(*) FROM gsc_slice").fetchone() == (0,)
 
@@ -91,7 +98,7 @@ def test_edge_days_equal_the_truth_and_derived_views_agree(edge_sim, path):
     result = copy(edge_sim, path, days(12))
     assert (result.status, result.days) == ("complete", 24)
     assert_equals_truth(edge_sim, path, days(12))
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         for view, again in (
             (
                 "SELECT page, clicks, impressions, first_seen, last_seen, days_seen FROM gsc_page_lifetime",
@@ -118,7 +125,7 @@ def test_a_finished_range_costs_no_call_and_changes_nothing(edge_sim, path):
     before = [stored(path, date, report) for date in days(8) for report in DIMENSIONS]
     result = copy(edge_sim, path, days(8))
     assert (result.status, result.calls, result.days) == ("complete", 0, 0)
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         assert database.execute("SELECT count(*) FROM gsc_runs").fetchone() == (2,)
     assert [stored(path, date, report) for date in days(8) for report in DIMENSIONS] == before
 
@@ -134,7 +141,7 @@ def test_one_worker_and_plain_calls_give_identical_tables(edge_sim, tmp_path):
     dumps = []
     for name, settings in (("a.db", {}), ("b.db", {"max_concurrency": 1}), ("c.db", {"batch_size": 1})):
         copy(edge_sim, str(tmp_path / name), days(7), **settings)
-        with sqlite3.connect(str(tmp_path / name)) as database:
+        with opened(tmp_path / name) as database:
             dumps.append(
                 [sorted(map(repr, database.execute(f"SELECT * FROM {view}"))) for view in
                  ("gsc_performance", "gsc_page_daily", "gsc_top_queries", "gsc_page_lifetime")]
@@ -159,7 +166,7 @@ def ledger(path):
     """(report, date, start row) of every slice acknowledged."""
     if not os.path.exists(path):
         return set()
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'gsc_slice'").fetchone()[0]:
             return set()
         staged = database.execute(
@@ -204,7 +211,7 @@ def test_killed_at_random_it_never_loses_or_refetches_an_acknowledged_slice(tmp_
                 break
         assert status == 0 and killed > 2, (status, killed)
         assert_equals_truth(sim, path, days(count))
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         runs = collections.Counter(status for status, in database.execute("SELECT status FROM gsc_runs"))
         assert runs.pop("complete") == 1
         assert set(runs) == {"killed"} and runs["killed"] <= killed  # a kill may come before the run is noted
@@ -329,14 +336,14 @@ def test_provisional_days_are_replaced_whole_and_holes_are_filled(path):
         wanted = dict(start=TODAY - dt.timedelta(days=30), end=young, store=f"sqlite:///{path}",
                       credentials=sim.credentials(), api_root=sim.url, data_state="all")
         gscthreads.sync(SITE, **wanted)
-        with sqlite3.connect(path) as database:
+        with opened(path) as database:
             database.execute("DELETE FROM gsc_fact WHERE day IN (SELECT id FROM gsc_day WHERE date = ?)",
                              (days(5)[-1].isoformat(),))
             database.execute("DELETE FROM gsc_day WHERE date = ?", (days(5)[-1].isoformat(),))
         sim.put_day(SITE, "web", young, [("https://example.com/b", "new", "usa", "MOBILE", 7, 9, 1.5)])
         result = gscthreads.sync(SITE, **wanted)
         assert stored(path, young, "page_query") == [("https://example.com/b", "new", 7, 9, 7 / 9, 1.5)]
-        with sqlite3.connect(path) as database:
+        with opened(path) as database:
             pages = {page for page, in database.execute("SELECT page FROM gsc_page_lifetime")}
             provisional = database.execute("SELECT count(*) FROM gsc_days WHERE status = 'provisional'").fetchone()[0]
         assert "https://example.com/a" not in pages and "https://example.com/b" in pages

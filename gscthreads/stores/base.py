@@ -68,7 +68,8 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, datasets: Iterable[Dataset], *, top_queries: int) -> None:
-        """Check that *datasets* agree with what is stored under their names and note how many queries to rank."""
+        """Inside a transaction: check that *datasets* agree with what is stored under their names (ConfigError), and
+        note how many queries to rank."""
 
     @abc.abstractmethod
     def begin(self, halt: Halt) -> None:

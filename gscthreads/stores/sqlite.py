@@ -44,31 +44,42 @@ class SQLiteStore(Store):
     # -- open and close
 
     def open(self, *, exclusive: bool = True) -> None:
+        if self._db is not None or self._lock is not None:
+            raise StoreLocked(f"this store object is in use; make another one for {self.path}")
+        self.created = False
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: this needs 3.25 or newer (or Postgres)")
         existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
         self._check_path(existed=existed, exclusive=exclusive)
-        with self._errors():
-            if exclusive:
-                self._take_lock()
-            self._db = self._connect()
-            if exclusive:
-                self._migrate()
-                self.created = not existed
-            else:
-                self._db.execute("PRAGMA query_only = ON")
-                self._check_ours()
+        try:
+            with self._errors():
+                if exclusive:
+                    self._take_lock()
+                    self.created = not os.path.exists(self.path)
+                self._db = self._connect()
+                if exclusive:
+                    self._migrate()
+                else:
+                    self._db.execute("PRAGMA query_only = ON")
+                    self._check_ours()
+        except BaseException:
+            self.close(discard=True)
+            raise
 
     def close(self, *, discard: bool = False) -> None:
-        databases, self._db, self._lock = (self._db, self._lock), None, None
-        for database in databases:
-            if database is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    database.close()
-        if discard and self.created:
+        database, self._db, lock, self._lock = self._db, None, self._lock, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+        if lock is None:
+            return
+        if discard and self.created:  # under the lock, so that nobody else has opened what goes
             for suffix in ("", "-wal", "-shm", "-sync"):
                 with contextlib.suppress(OSError):
                     os.unlink(self.path + suffix)
+        self.created = False
+        with contextlib.suppress(sqlite3.Error):
+            lock.close()
 
     def _check_path(self, *, existed: bool, exclusive: bool) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -90,20 +101,26 @@ class SQLiteStore(Store):
                 raise StoreError(f"{self.path} is not a SQLite database; choose another file")
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, cached_statements=64)
+        database = sqlite3.connect(self.path, timeout=0.5, isolation_level=None, cached_statements=64)
         database.execute("PRAGMA cache_size = -16000")  # KiB: holds the B-tree of the days being written
         database.execute("PRAGMA temp_store = MEMORY")
         return database
 
     def _take_lock(self) -> None:
         """One sync at a time: an exclusive lock on a file beside the database, which the system drops if we die."""
-        self._lock = sqlite3.connect(self.path + "-sync", timeout=0, isolation_level=None)
-        try:
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            raise StoreLocked(f"{self.path} is being written by another sync{self._holder()}") from error
+        while True:
+            lock = sqlite3.connect(self.path + "-sync", timeout=0, isolation_level=None)
+            try:
+                lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as error:
+                lock.close()
+                if not _is_busy(error):
+                    raise
+                raise StoreLocked(f"{self.path} is being written by another sync{self._holder()}") from error
+            if os.path.exists(self.path + "-sync"):
+                self._lock = lock
+                return
+            lock.close()  # its holder discarded it just before letting go: what we locked has no name any more
 
     def _holder(self) -> str:
         with contextlib.suppress(sqlite3.Error):
