@@ -1,0 +1,227 @@
+"""Runs that once went wrong, or could: each test names what must not happen again."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import sqlite3
+import threading
+
+import pytest
+import requests
+
+import gscthreads
+from gscthreads import client, coordinator, pacific, plan, refusals, rows
+from gscthreads.errors import StoreLocked, Transient
+from gscthreads.halt import Halt
+from gscthreads.model import Dataset, Report, Rows, Slice, SliceKey
+from gscthreads.simulator import Simulator, Site
+from gscthreads.stores.base import Acknowledged
+from gscthreads.stores.sqlite import SQLiteStore
+
+SITE = "sc-domain:example.com"
+LAST = pacific.today() - dt.timedelta(days=20)
+UNLIMITED = {"site_qpm": 10**9, "user_qpm": 10**9, "project_qpm": 10**9}
+
+
+@pytest.fixture
+def sim():
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1, **UNLIMITED) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "search.db")
+
+
+def copy(sim, store, count=20, **settings):
+    values = {"rate_limit_enabled": False, "backoff_base": 0.01, "backoff_cap": 0.05, "reports": ["page_query"],
+              "credentials": sim.credentials(), **settings}
+    store = store if not isinstance(store, str) else f"sqlite:///{store}"
+    return gscthreads.sync(SITE, start=LAST - dt.timedelta(days=count - 1), end=LAST, store=store, api_root=sim.url,
+                           **values)
+
+
+def statuses(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return dict(database.execute("SELECT status, count(*) FROM gsc_days GROUP BY status"))
+
+
+def test_a_run_that_finds_the_store_locked_does_not_delete_it(sim, path):
+    store = SQLiteStore(path)
+    assert copy(sim, store).status == "complete"  # made by this object
+    other = SQLiteStore(path)
+    other.open()
+    try:
+        with pytest.raises(StoreLocked, match="another sync"):
+            copy(sim, store)
+    finally:
+        other.close()
+    assert statuses(path) == {"final": 20}
+    assert copy(sim, store).calls == 0
+
+
+def test_one_store_object_serves_one_run_at_a_time(path):
+    store = SQLiteStore(path)
+    store.open()
+    with pytest.raises(StoreLocked, match="in use"):
+        store.open()
+    store.begin(Halt())
+    store.rollback()
+    store.close()
+
+
+def test_a_slice_that_fails_early_in_a_batch_is_not_taken_for_lost_when_the_batch_ends(path):
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1, latency=0.1, lanes=1, **UNLIMITED) as sim:
+        script = sim.faults.script("http_500", times=1)
+        result = copy(sim, path, 24, max_attempts=2)
+        assert script.done
+        assert (result.status, result.calls, result.retries) == ("complete", 25, 1)
+
+
+def test_refusals_without_end_park_the_site(sim, path):
+    sim.faults.script("qps_403", times=None, after=10)
+    result = copy(sim, path, 30)
+    assert (result.status, result.exit_status) == ("parked", 3)
+    assert result.days <= 30 - 1
+    assert "QPS" in result.reason
+
+
+@pytest.mark.parametrize("bad", [1, 8])
+def test_days_that_always_fail_end_as_failed_and_never_hold_up_the_others(bad, sim, path):
+    for number in range(bad):
+        sim.faults.script("http_500", times=None, date=LAST - dt.timedelta(days=number))
+    result = copy(sim, path, 30, max_attempts=3)
+    assert (result.status, result.exit_status, result.days) == ("failed", 1, 30 - bad)
+    assert statuses(path)["final"] == 30 - bad
+
+
+def test_one_bad_day_gets_exactly_its_attempts(sim, path):
+    script = sim.faults.script("http_500", times=None, date=LAST)
+    copy(sim, path, 30, max_attempts=4)
+    assert script.hits == 4
+    assert statuses(path) == {"final": 29, "failed": 1}
+    assert copy(sim, path, 30).status == "failed"
+    sim.faults.clear()
+    assert copy(sim, path, 30).calls == 1  # the failed day is still owed
+    assert statuses(path) == {"final": 30}
+
+
+def test_a_service_that_is_down_is_given_up_with_its_words(path):
+    with pytest.raises(gscthreads.ConfigError):
+        gscthreads.SyncConfig(sites=[SITE], store="sqlite:///x.db", credentials=str, api_root="http://example.com")
+    result = gscthreads.sync(SITE, start=LAST, end=LAST, store=f"sqlite:///{path}", credentials=lambda: "token",
+                             api_root="http://127.0.0.1:1", backoff_base=0.01, backoff_cap=0.02)
+    assert result.status == "failed"
+    assert "can't reach 127.0.0.1:1" in result.reason
+
+
+def test_a_day_without_end_is_given_up_and_leaves_nothing_staged(sim, path, monkeypatch):
+    monkeypatch.setattr(plan, "ROW_LIMIT", 10)
+    monkeypatch.setattr(coordinator, "ENDLESS", 50)
+    body = client.Client._query_body
+    monkeypatch.setattr(  # as from a proxy that ignores startRow: 20 rows a slice, "full" means 10, none is the last
+        client.Client, "_query_body", lambda self, wanted: body(self, Slice(wanted[0], SliceKey(wanted.key.date, 0)))
+    )
+    result = copy(sim, path, 2)
+    assert result.status == "failed"
+    assert "it can't be right" in result.datasets[0].error
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM gsc_stage").fetchone() == (0,)
+
+
+def test_start_failing_leaves_nothing_to_wait_for(sim, path, monkeypatch):
+    config = gscthreads.SyncConfig(sites=[SITE], store=f"sqlite:///{path}", credentials=sim.credentials(),
+                                   api_root=sim.url)
+    session = requests.Session()
+    session.adapters.clear()
+    run = gscthreads.Sync(gscthreads.SyncConfig(sites=[SITE], store=f"sqlite:///{path}", credentials=session,
+                                                api_root=sim.url))
+    with pytest.raises(requests.RequestException):
+        run.start().wait(timeout=20)
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        with gscthreads.Sync(config) as run:
+            run.start()
+
+
+def test_googles_words_fit_every_log_terminal_and_table():
+    body = json.dumps({"error": {"code": 500, "message": "bad \ud800 thing\x1b[31m\nnext"}}).encode()
+    found = refusals.classify(500, body, {})
+    assert isinstance(found, Transient)
+    found.message.encode("utf-8")
+    assert found.message.isprintable()
+
+
+SLICE = Slice(Dataset(SITE, Report("page", ("page",)), "web"), SliceKey(LAST, 0))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"message": "login required"}',
+        b'{"rows": [' + b"{}," * 300_000 + b"{}]}",
+        b'{"metadata": [' + b"[]," * 300_000 + b'[]], "responseAggregationType": "byPage"}',
+        b'{"rows": [], "responseAggregationType": "byPage", "x": [' + b"1," * 9_000_000 + b"1]}",
+    ],
+    ids=["empty", "message", "objects", "lists", "numbers"],
+)
+def test_what_is_not_an_answer_empties_no_day_and_fills_no_memory(body, fast):
+    with pytest.raises(Transient):
+        rows.make_decoder(fast=fast)(body, SLICE)
+
+
+def test_a_refusal_with_status_200_counts_as_the_refusal_it_is():
+    body = b'{"error": {"code": 403, "message": "Search Analytics QPS quota exceeded.",' \
+           b' "errors": [{"domain": "usageLimits", "reason": "quotaExceeded"}]}}'
+    for fast in (True, False):
+        with pytest.raises(gscthreads.BurstQuota):
+            rows.make_decoder(fast=fast)(body, SLICE)
+
+
+def test_an_unfinished_day_that_google_no_longer_has_stops_nothing(sim, path):
+    old = pacific.today() - dt.timedelta(days=30)
+    sim.faults.script("http_500", times=None, date=old)
+    wanted = dict(start=old, end=old + dt.timedelta(days=3), store=f"sqlite:///{path}", api_root=sim.url,
+                  credentials=sim.credentials(), reports=["page"], max_attempts=1)
+    assert gscthreads.sync(SITE, **wanted).status == "failed"
+    later = old + dt.timedelta(days=490)
+    config = gscthreads.SyncConfig(sites=[SITE], **wanted)
+    assert gscthreads.Sync(config, today=later).run().status == "complete"
+
+
+def test_leftovers_of_a_forced_run_go_with_the_next_sync(sim, path):
+    copy(sim, path, 3)
+    store = SQLiteStore(path)
+    store.open()
+    store.begin(Halt())
+    dataset = Dataset(SITE, Report("page_query", ("page", "query")), "web")
+    ack = Acknowledged(25_000, LAST, "final")
+    store.stage(dataset, SliceKey(LAST, 0), Rows(25_000, 0, []), ack)
+    store.commit()
+    store.close()
+    assert copy(sim, path, 3).calls == 0
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM gsc_slice").fetchone() == (0,)
+
+
+def test_a_signal_handler_may_halt_while_the_same_thread_looks_at_the_queue(sim, path):
+    config = gscthreads.SyncConfig(sites=[SITE], store=f"sqlite:///{path}", credentials=sim.credentials(),
+                                   api_root=sim.url)
+    run = gscthreads.Sync(config)
+    with run._outcomes._queue.mutex:  # as if interrupted inside put()
+        assert run.snapshot().queue_size == 0
+
+
+def test_the_store_url_stays_out_of_the_configs_repr():
+    config = gscthreads.SyncConfig(sites=[SITE], store="sqlite:////s3cret/x.db", credentials={"a": "s3cret"})
+    assert "s3cret" not in repr(config)
+    assert "s3cret" not in config.settings()
