@@ -252,7 +252,12 @@ def _fast_loader() -> Optional[Loader]:
         return None
 
     def load(body: bytes) -> _Columns:
-        answer: Any = decoder.decode(body)
+        try:
+            answer: Any = decoder.decode(body)
+        except ValueError:
+            if b"\\u" in body:  # half a surrogate pair is refused here, and let pass by the standard library
+                return _load_json(body)
+            raise
         rows = answer.rows
         if rows is None:
             if answer.error is not None:

@@ -51,6 +51,7 @@ class SQLiteStore(Store):
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: this needs 3.25 or newer (or Postgres)")
         existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
         self._check_path(existed=existed, exclusive=exclusive)
+        lock_existed = os.path.exists(self.path + "-sync")
         try:
             with self._errors():
                 if exclusive:
@@ -63,6 +64,9 @@ class SQLiteStore(Store):
                     self._db.execute("PRAGMA query_only = ON")
                     self._check_ours()
         except BaseException:
+            if self._lock is not None and not lock_existed:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path + "-sync")
             self.close(discard=True)
             raise
 

@@ -1,0 +1,300 @@
+"""The store contract, held against every store.  Adding one is a line in STORES."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import sqlite3
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gscthreads.errors import ConfigError, StoreError, StoreFull, StoreLocked, StoreMissing
+from gscthreads.halt import Halt, Halted
+from gscthreads.model import Dataset, Report, Rows, SliceKey
+from gscthreads.stores import open_store
+from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, RunFigures
+from gscthreads.stores.sqlite import SQLiteStore
+
+STORES = {"sqlite": SQLiteStore}
+PAGE = Dataset("sc-domain:a.com", Report("page", ("page",)), "web")
+QUERY = Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web")
+WIDE = Dataset("sc-domain:a.com", Report("wide", ("page", "country", "device")), "image")
+DAY = dt.date(2026, 3, 1)
+COLUMNS = {
+    "gsc_performance": "site report search_type date page query country device clicks impressions ctr position",
+    "gsc_page_daily": "site search_type date page clicks impressions ctr position",
+    "gsc_top_queries": "site search_type date page rank query clicks impressions ctr position",
+    "gsc_page_lifetime": "site search_type page clicks impressions ctr position first_seen last_seen days_seen",
+    "gsc_days": "site report search_type date status rows calls published_at",
+    "gsc_runs": "run_id started_at ended_at status days rows calls retries peak_qpm seconds settings",
+}
+
+
+@pytest.fixture(params=sorted(STORES))
+def store(request, tmp_path):
+    made = STORES[request.param](str(tmp_path / "search.db"))
+    made.open()
+    yield made
+    made.close()
+
+
+def row(clicks, impressions=10, query="", country="", device="", position=2.5, ctr=None):
+    return (-clicks, -impressions, query, country, device, "", ctr, position)
+
+
+def pages(**clicks):
+    """Rows of report page: {page: clicks}."""
+    groups = [(page, [row(count)]) for page, count in clicks.items()]
+    return Rows(len(groups), len(groups), groups)
+
+
+def queries(*found):
+    """Rows of one page: (query, clicks) in order of rank."""
+    return Rows(len(found), len(found), [("https://a.com/", [row(clicks, query=query) for query, clicks in found])])
+
+
+@contextlib.contextmanager
+def transaction(store):
+    store.begin(Halt())
+    try:
+        yield
+    except BaseException:
+        store.rollback()
+        raise
+    store.commit()
+
+
+def publish(store, dataset, date, rows, status=FINAL, calls=1):
+    with transaction(store):
+        return store.publish(dataset, date, rows, status=status, calls=calls)
+
+
+def ack(received=25_000):
+    return Acknowledged(received, DAY, "final")
+
+
+def test_the_views_have_their_fixed_columns(store):
+    publish(store, PAGE, DAY, pages(a=1))
+    for view, columns in COLUMNS.items():
+        store.read(f"SELECT {columns.replace(' ', ', ')} FROM {view}")
+        with contextlib.closing(sqlite3.connect(store.path)) as database:
+            assert [each[1] for each in database.execute(f"PRAGMA table_info({view})")] == columns.split()
+
+
+def test_a_day_of_one_slice_is_published_as_served(store):
+    groups = [("https://a.com/B", [row(5, 7, "q\t'\"\\\n☃", ctr=0.1, position=None), row(0, 0, "z", ctr=0.0)]),
+              ("https://a.com/b", [row(2, 3, "q", position=1.123456789012345)])]
+    assert publish(store, QUERY, DAY, Rows(3, 3, groups)) == 3
+    assert store.read("SELECT page, query, clicks, impressions, ctr, position, country FROM gsc_performance") == [
+        ("https://a.com/B", "q\t'\"\\\n☃", 5, 7, 0.1, None, None),
+        ("https://a.com/B", "z", 0, 0, 0.0, 2.5, None),
+        ("https://a.com/b", "q", 2, 3, 2 / 3, 1.123456789012345, None),
+    ]
+    assert store.read("SELECT status, rows, calls FROM gsc_days") == [("final", 3, 1)]
+
+
+def test_rarer_dimensions_and_reports_without_page(store):
+    wide = Rows(2, 2, [("https://a.com/", [row(2, country="usa", device="MOBILE"), row(1, country="deu")])])
+    publish(store, WIDE, DAY, wide)
+    totals = Dataset("sc-domain:a.com", Report("date", ("date",)), "web")
+    publish(store, totals, DAY, Rows(1, 1, [("", [row(9)])]))
+    looks = Dataset("sc-domain:a.com", Report("searchAppearance", ("searchAppearance",)), "web")
+    publish(store, looks, DAY, Rows(1, 1, [("", [(-4, -5, "", "", "", "VIDEO", None, 1.0)])]))
+    assert store.read("SELECT report, page, country, device, clicks FROM gsc_performance ORDER BY clicks") == [
+        ("wide", "https://a.com/", "deu", None, 1), ("wide", "https://a.com/", "usa", "MOBILE", 2),
+        ("searchAppearance", None, None, None, 4), ("date", None, None, None, 9),
+    ]
+    assert store.read("SELECT search_appearance, clicks FROM gsc_search_appearance") == [("VIDEO", 4)]
+
+
+def test_staged_slices_are_invisible_until_published_without_repeats_and_ranked_anew(store):
+    key = SliceKey(DAY, 0)
+    with transaction(store):
+        store.stage(QUERY, key, queries(("a", 9), ("b", 5)), ack())
+        store.stage(QUERY, key, queries(("a", 9), ("b", 5)), ack())  # once more: no difference
+    assert store.read("SELECT * FROM gsc_performance") == []
+    assert store.read("SELECT status FROM gsc_days") == [("open",)]
+    record = store.ledger(QUERY, DAY, DAY)[DAY]
+    assert (record.status, record.slices) == (OPEN, {0: ack()})
+    with transaction(store):
+        store.stage(QUERY, SliceKey(DAY, 25_000), queries(("b", 4), ("c", 7)), ack(2))
+        assert store.publish(QUERY, DAY, None, status=FINAL, calls=2) == 3
+    assert store.read("SELECT rank, query, clicks FROM gsc_top_queries ORDER BY rank") == [
+        (1, "a", 9), (2, "c", 7), (3, "b", 5)
+    ]
+    assert store.ledger(QUERY, DAY, DAY)[DAY].slices == {}
+    assert store.read("SELECT count(*) FROM gsc_stage") == [(0,)]
+
+
+def test_a_rolled_back_transaction_leaves_nothing_and_ids_are_looked_up_again(store):
+    with pytest.raises(ZeroDivisionError):
+        with transaction(store):
+            store.publish(PAGE, DAY, pages(a=1, b=2), status=FINAL, calls=1)
+            raise ZeroDivisionError
+    assert store.read("SELECT * FROM gsc_days") == store.read("SELECT * FROM gsc_performance") == []
+    publish(store, PAGE, DAY, pages(b=3))
+    assert store.read("SELECT page, clicks FROM gsc_page_daily") == [("b", 3)]
+
+
+def test_a_reader_sees_the_old_day_until_the_new_one_is_committed(store):
+    publish(store, PAGE, DAY, pages(a=1), status=PROVISIONAL)
+    with contextlib.closing(sqlite3.connect(store.path)) as reader:
+        question = "SELECT (SELECT group_concat(page || clicks) FROM gsc_page_daily)," \
+                   " (SELECT group_concat(page || clicks) FROM gsc_page_lifetime), (SELECT status FROM gsc_days)"
+        store.begin(Halt())
+        store.publish(PAGE, DAY, pages(b=2), status=FINAL, calls=1)
+        assert reader.execute(question).fetchall() == [("a1", "a1", "provisional")]
+        store.commit()
+        assert reader.execute(question).fetchall() == [("b2", "b2", "final")]
+
+
+LIFETIME = (
+    "SELECT page, clicks, impressions, first_seen, last_seen, days_seen, round(position, 9) FROM gsc_page_lifetime"
+)
+AGAIN = (
+    "SELECT page, sum(clicks), sum(impressions), min(date), max(date), count(*),"
+    " round(sum(position * impressions) / sum(CASE WHEN position IS NOT NULL THEN impressions END), 9)"
+    " FROM gsc_page_daily GROUP BY page"
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.dictionaries(st.sampled_from("abcde"), st.integers(0, 9), max_size=4)),
+        min_size=1, max_size=12,
+    )
+)
+def test_lifetime_totals_equal_their_recomputation_whatever_is_replaced(tmp_path, steps):
+    path = str(tmp_path / "lifetime.db")
+    for suffix in ("", "-wal", "-shm", "-sync"):
+        with contextlib.suppress(OSError):
+            os.unlink(path + suffix)
+    store = SQLiteStore(path)
+    store.open()
+    try:
+        for number, clicks in steps:
+            publish(store, PAGE, DAY + dt.timedelta(days=number), pages(**clicks))
+            assert sorted(store.read(LIFETIME)) == sorted(store.read(AGAIN))
+    finally:
+        store.close()
+
+
+def test_top_queries_can_be_widened_without_new_rows(store):
+    publish(store, QUERY, DAY, queries(*((f"q{number:02}", 50 - number) for number in range(30))))
+    assert store.read("SELECT max(rank) FROM gsc_top_queries") == [(20,)]
+    with transaction(store):
+        store.prepare([QUERY], top_queries=25)
+    assert store.read("SELECT max(rank) FROM gsc_top_queries") == [(25,)]
+
+
+def test_a_report_name_keeps_its_dimensions(store):
+    publish(store, WIDE, DAY, Rows(0, 0, []))
+    other = WIDE._replace(report=Report("wide", ("page", "country")))
+    with pytest.raises(ConfigError, match="another name"):
+        with transaction(store):
+            store.prepare([other], top_queries=20)
+
+
+def test_failing_and_unstaging_days(store):
+    with transaction(store):
+        store.stage(PAGE, SliceKey(DAY, 0), pages(a=1), ack())
+        store.fail_day(PAGE, DAY, "gone")
+        store.publish(QUERY, DAY, queries(("a", 1)), status=PROVISIONAL, calls=1)
+        store.fail_day(QUERY, DAY, "not now")
+    assert store.ledger(PAGE, DAY, DAY)[DAY] == (FAILED, {0: ack()})
+    assert store.ledger(QUERY, DAY, DAY)[DAY].status == PROVISIONAL  # what is published stays
+    with transaction(store):
+        store.unstage(PAGE, [DAY])
+    assert store.ledger(PAGE, DAY, DAY)[DAY].slices == {}
+
+
+def test_runs_are_noted_and_one_that_said_nothing_was_killed(store):
+    with transaction(store):
+        store.start_run("{}")
+    with transaction(store):
+        second = store.start_run("{}")
+        store.save_run(second, RunFigures("complete", 1, 2, 3, 4, 5, 6.5), ended=True)
+    assert store.read("SELECT status, days, rows, calls, retries, peak_qpm, seconds FROM gsc_runs ORDER BY run_id") == [
+        ("killed", 0, 0, 0, 0, 0, 0.0), ("complete", 1, 2, 3, 4, 5, 6.5)
+    ]
+
+
+def test_a_second_sync_is_told_who_holds_the_store_and_a_reader_is_not_disturbed(store):
+    with transaction(store):
+        store.start_run("{}")
+    with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
+        STORES["sqlite"](store.path).open()
+    reader = STORES["sqlite"](store.path)
+    reader.open(exclusive=False)
+    assert reader.read("SELECT status FROM gsc_runs") == [("running",)]
+    reader.close()
+
+
+def test_waiting_for_another_writer_ends_at_a_halt(store):
+    halt = Halt()
+    halt.set("enough")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Halted):
+            store.begin(halt)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+    store = SQLiteStore(str(tmp_path / "full.db"))
+    store.open()
+    publish(store, PAGE, DAY, pages(a=1))
+    limit = store.read("PRAGMA page_count")[0][0] + 2
+    store.read(f"PRAGMA max_page_count = {limit}")
+    many = pages(**{f"page{number:06}" * 20: 1 for number in range(2000)})
+    with pytest.raises(StoreFull, match="run the same command again"):
+        publish(store, PAGE, DAY + dt.timedelta(days=1), many)
+    assert store.read("SELECT page, clicks FROM gsc_page_lifetime") == [("a", 1)]
+    store.read("PRAGMA max_page_count = 1000000")
+    assert publish(store, PAGE, DAY + dt.timedelta(days=1), many) == 2000
+    store.close()
+
+
+def test_many_pages_are_remembered_in_bounded_memory(store, monkeypatch):
+    monkeypatch.setattr("gscthreads.stores.sqlite._REMEMBERED_PAGES", 3)
+    for number in range(4):
+        publish(store, PAGE, DAY + dt.timedelta(days=number), pages(a=1, b=2, **{f"c{number}": 3}))
+    assert store.read("SELECT count(*) FROM gsc_page") == [(6,)]
+    assert store.read("SELECT page, days_seen FROM gsc_page_lifetime WHERE days_seen > 1") == [("a", 4), ("b", 4)]
+
+
+@pytest.mark.parametrize("limit", [999, 32766])
+def test_old_sqlites_take_fewer_parameters_a_statement(store, limit, monkeypatch):
+    monkeypatch.setattr("gscthreads.stores.sqlite._MOST_PARAMETERS", limit)
+    assert publish(store, PAGE, DAY, pages(**{f"p{number}": number for number in range(1234)})) == 1234
+    assert store.read("SELECT count(*), sum(clicks) FROM gsc_page_daily") == [(1234, 1234 * 1233 // 2)]
+
+
+def test_files_that_are_not_ours_are_left_alone(tmp_path):
+    (tmp_path / "text.db").write_text("hello, this is not a database at all")
+    with contextlib.closing(sqlite3.connect(str(tmp_path / "theirs.db"))) as database, database:
+        database.execute("CREATE TABLE t (x)")
+    with contextlib.closing(sqlite3.connect(str(tmp_path / "newer.db"))) as database, database:
+        database.execute("PRAGMA application_id = 0x67736374")
+        database.execute("PRAGMA user_version = 99")
+    (tmp_path / "folder").mkdir()
+    before = {name: (tmp_path / name).read_bytes() for name in ("text.db", "theirs.db", "newer.db")}
+    for name, words in (("text.db", "not a SQLite"), ("theirs.db", "another program"), ("newer.db", "newer gscthreads"),
+                        ("folder", "is a folder"), ("no/where.db", "does not exist")):
+        with pytest.raises(StoreError, match=words):
+            SQLiteStore(str(tmp_path / name)).open()
+    with pytest.raises(StoreMissing):
+        SQLiteStore(str(tmp_path / "absent.db")).open(exclusive=False)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert sorted(os.listdir(tmp_path)) == ["folder", "newer.db", "text.db", "theirs.db"]
+    assert not (tmp_path / "absent.db").exists()
+
+
+@pytest.mark.parametrize("url", ["x.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://u:secret@h/d", ""])
+def test_a_wrong_url_says_what_is_right_and_no_password(url):
+    with pytest.raises(ConfigError, match="sqlite:///") as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
