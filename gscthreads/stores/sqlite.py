@@ -33,6 +33,7 @@ class SQLiteStore(Store):
     def __init__(self, path: str) -> None:
         self.path = path
         self.created = False
+        self._lock_created = False
         self._db: Optional[sqlite3.Connection] = None
         self._lock: Optional[sqlite3.Connection] = None
         self._datasets: Dict[Dataset, int] = {}
@@ -51,7 +52,7 @@ class SQLiteStore(Store):
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: this needs 3.25 or newer (or Postgres)")
         existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
         self._check_path(existed=existed, exclusive=exclusive)
-        lock_existed = os.path.exists(self.path + "-sync")
+        self._lock_created = not os.path.exists(self.path + "-sync")
         try:
             with self._errors():
                 if exclusive:
@@ -64,9 +65,6 @@ class SQLiteStore(Store):
                     self._db.execute("PRAGMA query_only = ON")
                     self._check_ours()
         except BaseException:
-            if self._lock is not None and not lock_existed:
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path + "-sync")
             self.close(discard=True)
             raise
 
@@ -77,10 +75,10 @@ class SQLiteStore(Store):
                 database.close()
         if lock is None:
             return
-        if discard and self.created:  # under the lock, so that nobody else has opened what goes
-            for suffix in ("", "-wal", "-shm", "-sync"):
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path + suffix)
+        made = (["", "-wal", "-shm"] if self.created else []) + (["-sync"] if self._lock_created else [])
+        for suffix in made if discard else []:  # under the lock, so that nobody else has opened what goes
+            with contextlib.suppress(OSError):
+                os.unlink(self.path + suffix)
         self.created = False
         with contextlib.suppress(sqlite3.Error):
             lock.close()
