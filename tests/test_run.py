@@ -225,3 +225,30 @@ def test_the_store_url_stays_out_of_the_configs_repr():
     config = gscthreads.SyncConfig(sites=[SITE], store="sqlite:////s3cret/x.db", credentials={"a": "s3cret"})
     assert "s3cret" not in repr(config)
     assert "s3cret" not in config.settings()
+
+
+def test_a_server_without_batches_is_asked_by_plain_calls(sim, path, monkeypatch):
+    init = client.Client.__init__
+
+    def without_batches(self, **values):
+        init(self, **values)
+        self._batch_path = "/no/such/path"
+
+    monkeypatch.setattr(client.Client, "__init__", without_batches)
+    result = copy(sim, path, 15)
+    assert (result.status, result.days) == ("complete", 15)
+    assert sim.stats()["batches"] == 0 and sim.stats()["calls"] == 15
+
+
+def test_sites_are_served_fairly_and_one_account_keeps_one_budget(tmp_path):
+    names = [f"sc-domain:site{number}.com" for number in range(6)]
+    with Simulator(sites=[Site(name, rows_per_day=5) for name in names], seed=1) as sim:
+        result = gscthreads.sync(
+            names, start=LAST - dt.timedelta(days=3), end=LAST, store=f"sqlite:///{tmp_path}/search.db",
+            credentials=sim.credentials(), api_root=sim.url,
+        )
+        first = [each.site for each in sim.log][:24]
+        assert (result.status, result.days, result.calls) == ("complete", 48, 48)
+        assert len(set(first)) >= 3
+        assert sim.stats()["token_posts"] == 1
+        assert max(sim.stats()["max_60s"]["user"].values()) == 48
