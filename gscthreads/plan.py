@@ -126,7 +126,7 @@ class SliceState(enum.Enum):
 
 
 _MOVES: Dict[SliceState, Set[SliceState]] = {
-    SliceState.OWED: {SliceState.LEASED, SliceState.FAILED},
+    SliceState.OWED: {SliceState.LEASED},
     SliceState.LEASED: {SliceState.OWED, SliceState.FETCHED, SliceState.FAILED},
     SliceState.FETCHED: {SliceState.ACKNOWLEDGED},
     SliceState.ACKNOWLEDGED: set(),
@@ -293,6 +293,7 @@ class DatasetPlan:
         slot = self._slots.get(key)
         if slot is not None and slot.state is SliceState.LEASED:
             self._landed(slot, SliceState.OWED)
+            slot.leases -= 1
             self._push(slot)
 
     def retry(self, key: SliceKey, due: float) -> None:
@@ -384,6 +385,7 @@ class Plan:
             idle = 0
             alone = plan.next_goes_alone
             if alone and batch:
+                plans.rotate(1)  # still its turn
                 break
             batch.append(plan.lease())
             if alone:

@@ -8,10 +8,11 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gscthreads.backoff import Backoff
-from gscthreads.errors import BadRequest, BurstQuota, Denied, LoadQuota, Transient, Unauthorized
-from gscthreads.model import Dataset, Report, SliceKey
+from gscthreads.errors import BadRequest, BurstQuota, DailyQuota, Denied, LoadQuota, Transient, Unauthorized
+from gscthreads.model import Dataset, Report, Slice, SliceKey
 from gscthreads.plan import DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, DayRecord
 
@@ -277,3 +278,463 @@ def test_whatever_the_order_each_day_is_published_once_and_each_slice_acknowledg
     assert len(done) == len(set(done)) and set(done) == expected
     if not fault:
         assert len(calls) == len(expected)  # invariant 7
+
+
+# -- what is owed, further
+
+
+@pytest.mark.parametrize(
+    "start_row, received, until_empty, expected",
+    [
+        (0, 0, False, None), (0, 0, True, None), (0, 1, False, None), (0, 1, True, 25_000),
+        (0, 24_999, False, None), (0, 24_999, True, 25_000), (0, 25_000, False, 25_000), (0, 25_000, True, 25_000),
+        (25_000, 25_000, False, 50_000),  # a day of exactly 50,000 rows is asked at 50,000 too
+        (25_000, 0, False, None), (25_000, 0, True, None), (50_000, 25_000, False, 75_000), (50_000, 1, False, None),
+    ],
+)
+def test_next_start_row_whatever_came_and_wherever(start_row, received, until_empty, expected):
+    assert next_start_row(start_row, received, until_empty=until_empty) == expected
+
+
+YESTERDAY = TODAY - dt.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "record, date, more, expected",
+    [
+        # provisional days resume or are published again like open ones
+        (DayRecord(PROVISIONAL, {0: ack(25_000)}), DAY, {}, ([OwedDay(DAY, 25_000, 1)], [], [])),
+        (DayRecord(PROVISIONAL, {0: ack(25_000), 25_000: ack(0)}), DAY, {}, ([], [(DAY, 2)], [])),
+        (DayRecord(FAILED, {0: ack(25_000)}), DAY, {}, ([OwedDay(DAY, 25_000, 1)], [], [])),
+        (DayRecord(OPEN, {}), DAY, {}, ([OwedDay(DAY)], [], [])),
+        # slices behind a gap don't count
+        (DayRecord(OPEN, {0: ack(25_000), 50_000: ack(3)}), DAY, {}, ([OwedDay(DAY, 25_000, 1)], [], [])),
+        # multiples of the slice size
+        (DayRecord(OPEN, {0: ack(25_000), 25_000: ack(25_000), 50_000: ack(0)}), DAY, {}, ([], [(DAY, 3)], [])),
+        # until_empty wants an empty slice last
+        (DayRecord(OPEN, {0: ack(7)}), DAY, {"until_empty": True}, ([OwedDay(DAY, 25_000, 1)], [], [])),
+        (DayRecord(OPEN, {0: ack(7), 25_000: ack(0)}), DAY, {"until_empty": True}, ([], [(DAY, 2)], [])),
+        (DayRecord(OPEN, {0: ack(0)}), DAY, {"until_empty": True}, ([], [(DAY, 1)], [])),
+        # one slice too old spoils the day
+        (DayRecord(OPEN, {0: ack(25_000, fetched_on=day(1)), 25_000: ack(25_000)}), DAY, {},
+         ([OwedDay(DAY)], [], [DAY])),
+        # unsettled data of an earlier Pacific date; settled or of today it may be used
+        (DayRecord(OPEN, {0: ack(25_000, fetched_on=YESTERDAY)}), YESTERDAY, {},
+         ([OwedDay(YESTERDAY)], [], [YESTERDAY])),
+        (DayRecord(OPEN, {0: ack(25_000, fetched_on=TODAY)}), TODAY, {}, ([OwedDay(TODAY, 25_000, 1)], [], [])),
+        (DayRecord(PROVISIONAL, {0: ack(5, fetched_on=YESTERDAY)}), YESTERDAY, {},
+         ([OwedDay(YESTERDAY)], [], [YESTERDAY])),
+        # force starts anew whatever is there, and so does a whole day
+        (DayRecord(FINAL, {0: ack(25_000)}), DAY, {"force": True}, ([OwedDay(DAY)], [], [DAY])),
+        (DayRecord(OPEN, {0: ack(5)}), DAY, {"force": True}, ([OwedDay(DAY)], [], [DAY])),
+        (None, DAY, {"force": True}, ([OwedDay(DAY)], [], [])),
+    ],
+)
+def test_what_a_day_owes_further(record, date, more, expected):
+    assert owes(record, date=date, **more) == expected
+
+
+@pytest.mark.parametrize("age, usable", [(0, False), (1, False), (2, False), (3, True), (30, True)])
+def test_slices_of_an_earlier_date_are_used_once_they_showed_settled_data(age, usable):
+    fetched_on = DAY + dt.timedelta(days=age)
+    found = owes(DayRecord(OPEN, {0: ack(25_000, fetched_on=fetched_on)}), today=fetched_on + dt.timedelta(days=1))
+    assert found == (([OwedDay(DAY, 25_000, 1)], [], []) if usable else ([OwedDay(DAY)], [], [DAY]))
+
+
+def test_owed_days_keep_the_order_asked_for():
+    assert [each.date for each in owed([day(2), day(0), day(1)], {}, TODAY, data_state="final",
+                                       final_after_days=3).days] == [day(2), day(0), day(1)]
+
+
+# -- leasing, further
+
+
+def test_resumed_days_come_before_new_ones_and_go_on_where_they_stopped():
+    plan = Plan(batch_size=50, max_attempts=3, backoff=Backoff(1.0, 60.0))
+    wanted = [OwedDay(day(0), 25_000, 1), OwedDay(day(1)), OwedDay(day(2), 50_000, 2), OwedDay(day(3))]
+    plan.add(DatasetPlan(PAGE, wanted, max_open_days=10, newest=True))
+    assert [slice_.key for slice_ in lease(plan)] == [
+        SliceKey(day(2), 50_000), SliceKey(day(0), 25_000), SliceKey(day(3), 0), SliceKey(day(1), 0)
+    ]
+    assert plan.datasets[PAGE].calls(day(2)) == 2 and plan.datasets[PAGE].calls(day(1)) == 0
+
+
+def test_a_batch_is_as_large_as_batch_size_share_and_site_allow_and_never_empty_while_something_is_owed():
+    assert len(lease(make(days=9, batch_size=4))) == 4
+    assert len(lease(make(days=9), most=2)) == 2
+    assert len(lease(make(days=9), most=0)) == 1
+    assert len(lease(make(days=9), workers=9)) == 1
+    assert len(lease(make(days=9), workers=100)) == 1
+
+
+def test_no_key_is_leased_twice_however_often_one_asks():
+    plan = make(PAGE, QUERY, OTHER, days=7)
+    batches = iter(lambda: lease(plan, most=2, workers=2), [])
+    leased = [slice_ for batch in batches for slice_ in batch]
+    assert len(leased) == len(set(leased)) == 21
+    assert plan.totals() == (21, 0, 21)
+
+
+def test_while_days_overflow_days_under_way_count_as_open():
+    plan = make(days=20, max_open_days=4)
+    first = lease(plan, most=1)
+    assert len(lease(plan)) == 3 and lease(plan) == []
+    finish(plan, first[0], 25_000)
+    assert [slice_.key.start_row for slice_ in lease(plan)] == [25_000]
+    assert plan.datasets[PAGE].open_days == 1
+
+
+def test_days_that_fit_one_slice_are_not_held_back_by_max_open_days():
+    plan = make(days=20, max_open_days=2)
+    for slice_ in lease(plan):
+        finish(plan, slice_, 10)
+    assert len(lease(plan)) == 18
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_one_open_day_at_a_time_is_sequential_paging(newest):
+    sizes = [25_000, 3, 60_000, 0]
+    plan, seen = make(days=4, max_open_days=1, newest=newest), []
+    while not plan.finished:
+        (slice_,) = lease(plan, most=1)
+        seen.append(slice_.key)
+        finish(plan, slice_, max(0, min(25_000, sizes[(slice_.key.date - DAY).days] - slice_.key.start_row)))
+        assert plan.datasets[PAGE].open_days <= 1
+    order = [3, 2, 1, 0] if newest else [0, 1, 2, 3]
+    assert seen == [
+        SliceKey(day(number), start_row) for number in order for start_row in range(0, sizes[number] + 1, 25_000)
+        if start_row == 0 or start_row <= sizes[number]
+    ]
+
+
+def test_a_slice_to_be_sent_alone_does_not_wait_until_another_dataset_has_nothing_left():
+    plan = make(PAGE, QUERY, days=30, max_attempts=9)
+    bad = Slice(PAGE, SliceKey(day(29), 0))
+    for most in (3, 2):  # two HTTP batches that fail whole; then it is QUERY's turn
+        for slice_ in lease(plan, most=most):
+            if slice_ == bad:
+                fail(plan, slice_, Transient("reset"), alone=False)
+            else:
+                finish(plan, slice_, 1)
+        plan.wake(1e9)
+    assert [lease(plan, most=10) for _ in range(2)] == [[Slice(QUERY, SliceKey(day(27), 0))], [bad]]
+
+
+def test_a_slice_that_failed_twice_waits_until_no_new_day_can_be_begun():
+    plan = make(days=4, max_attempts=9)
+    for number in range(2):
+        (bad,) = lease(plan, most=1)
+        assert bad.key.date == day(3)
+        fail(plan, bad, Transient("x"))
+        plan.wake(1e9)
+    (bad,) = lease(plan, most=1)
+    fail(plan, bad, Transient("x"))
+    plan.wake(1e9)
+    assert [slice_.key.date for slice_ in lease(plan)] == [day(2), day(1), day(0), day(3)]
+
+
+# -- outcomes, further
+
+
+def test_a_released_slice_is_leased_again_as_if_never_leased():
+    plan = make(days=1)
+    for number in range(5):
+        (slice_,) = lease(plan)
+        plan.datasets[PAGE].release(slice_.key)
+        assert plan.datasets[PAGE].in_flight == 0
+    (slice_,) = lease(plan)
+    assert plan.datasets[PAGE].first_try(slice_.key)
+    plan.datasets[PAGE].fetched(slice_.key)
+    plan.datasets[PAGE].release(slice_.key)  # answered meanwhile: nothing to release
+    assert lease(plan) == []
+    plan.datasets[PAGE].acknowledge(slice_.key, None)
+    assert plan.finished and plan.totals() == (1, 1, 0)
+
+
+def test_an_answer_to_what_was_not_leased_is_ignored():
+    plan = make(days=2)
+    of = plan.datasets[PAGE]
+    assert not of.fetched(SliceKey(day(0), 0))
+    (slice_,) = lease(plan, most=1)
+    assert not of.fetched(SliceKey(slice_.key.date, 25_000))
+    of.release(slice_.key)
+    assert not of.fetched(slice_.key)
+    assert fail(plan, slice_, Denied("late")) is Verdict.RETRY
+    assert of.error is None and of.in_flight == 0
+
+
+def test_a_failure_after_the_answer_changes_nothing():
+    plan = make(days=1, max_attempts=1)
+    (slice_,) = lease(plan)
+    plan.datasets[PAGE].fetched(slice_.key)
+    assert fail(plan, slice_, Transient("late")) is Verdict.RETRY
+    plan.datasets[PAGE].acknowledge(slice_.key, None)
+    assert plan.finished and not plan.datasets[PAGE].failed_days
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda of, key: of.acknowledge(key, None),
+        lambda of, key: of.retry(key, 0.0),
+        lambda of, key: of.fail_day(key, Transient("x")),
+    ],
+)
+@pytest.mark.parametrize("state", ["owed", "fetched"])
+def test_illegal_moves_raise(move, state):
+    plan = make(days=1)
+    (slice_,) = lease(plan)
+    of = plan.datasets[PAGE]
+    if state == "owed":
+        of.release(slice_.key)
+    else:
+        of.fetched(slice_.key)
+        of.acknowledge(slice_.key, None)
+    with pytest.raises(RuntimeError if state == "owed" else KeyError):
+        move(of, slice_.key)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_a_day_has_exactly_its_attempts_and_the_others_go_on(attempts):
+    plan = make(PAGE, QUERY, days=3, max_attempts=attempts)
+    bad, tries = SliceKey(day(1), 0), 0
+    while not plan.finished:
+        plan.wake(1e9)
+        for slice_ in lease(plan):
+            if slice_ == (PAGE, bad):
+                tries += 1
+                fail(plan, slice_, Transient("x", status=500))
+            else:
+                finish(plan, slice_, 2)
+    assert tries == attempts
+    assert list(plan.datasets[PAGE].failed_days) == [day(1)] and not plan.datasets[QUERY].failed_days
+    assert plan.totals() == (6, 5, 0)
+    assert plan.datasets[PAGE].error is None
+
+
+def test_a_day_that_fails_in_the_middle_of_paging_is_no_longer_open():
+    plan = make(days=2, max_attempts=1, max_open_days=1)
+    (slice_,) = lease(plan, most=1)
+    finish(plan, slice_, 25_000)
+    (follow_up,) = lease(plan)
+    assert fail(plan, follow_up, Transient("x")) is Verdict.DAY_FAILED
+    assert plan.datasets[PAGE].open_days == 0
+    assert [slice_.key for slice_ in lease(plan)] == [SliceKey(day(0), 0)]
+
+
+def test_where_half_of_all_answers_are_broken_a_run_of_failures_is_no_reason_to_give_up():
+    plan = make(days=1, max_attempts=3)
+    for number in range(50):
+        plan.health.answered()
+        plan.health.failed()
+    (slice_,) = lease(plan)
+    verdicts = []
+    while not plan.finished:
+        verdicts.append(fail(plan, slice_, Transient("x")))
+        plan.wake(1e9)
+        lease(plan)
+    assert verdicts == [Verdict.RETRY] * (len(verdicts) - 1) + [Verdict.DAY_FAILED]
+    assert 3 < len(verdicts) <= 30  # 0.5 ** 17 < 1e-5, and never more than ten times its share
+
+
+def test_a_refused_http_batch_is_no_verdict_on_its_slices():
+    plan = make(days=2, max_attempts=3)
+    for slice_ in lease(plan):
+        assert fail(plan, slice_, BadRequest("too large", status=413), alone=False) is Verdict.RETRY
+    plan.wake(1e9)
+    (first,) = lease(plan)
+    assert fail(plan, first, BadRequest("unknown dimension", status=400)) is Verdict.DATASET_FAILED
+    assert plan.datasets[PAGE].error.status == 400
+
+
+def test_the_first_cause_stays():
+    plan = make(PAGE, QUERY, days=3)
+    batch = lease(plan)
+    of_page = [slice_ for slice_ in batch if slice_.dataset == PAGE]
+    of_query = [slice_ for slice_ in batch if slice_.dataset == QUERY]
+    first, load = Denied("first"), LoadQuota("load")
+    fail(plan, of_page[0], first)
+    fail(plan, of_query[0], load)
+    fail(plan, of_query[1], DailyQuota("later"))
+    fail(plan, of_page[1], Denied("later"))
+    fail(plan, of_page[2], Transient("later"))
+    assert plan.datasets[PAGE].error is first
+    assert plan.datasets[QUERY].parked is load and plan.datasets[QUERY].error is None
+    assert not plan.finished  # one is still under way
+    finish(plan, of_query[2], 1)
+    assert plan.finished and lease(plan) == [] and plan.next_due() is None
+
+
+def test_what_was_under_way_when_the_site_was_parked_still_counts():
+    plan = make(days=2)
+    first, second = lease(plan)
+    fail(plan, first, LoadQuota("load"))
+    finish(plan, second, 25_000)
+    assert plan.finished  # parked: its follow-up is left to the next run
+    assert plan.totals() == (2, 0, 0) and plan.datasets[PAGE].open_days == 1
+
+
+def test_refusals_for_speed_are_retried_and_in_the_end_park_the_site():
+    plan = make(PAGE, OTHER, days=1, max_attempts=2)
+    (bad,) = lease(plan)
+    verdicts = []
+    while not plan.datasets[PAGE].parked:
+        verdicts.append(fail(plan, bad, BurstQuota("QPS")))
+        plan.wake(1e9)
+        while lease(plan):
+            pass
+    assert verdicts == [Verdict.RETRY] * 11 + [Verdict.PARKED]
+    assert not plan.datasets[OTHER].parked
+
+
+def test_a_token_that_is_never_accepted_ends_the_dataset():
+    plan = make(days=1, max_attempts=3)
+    (slice_,) = lease(plan)
+    verdicts = []
+    while not plan.finished:
+        verdicts.append(fail(plan, slice_, Unauthorized("401")))
+        plan.wake(1e9)
+        lease(plan)
+    assert verdicts == [Verdict.RETRY, Verdict.RETRY, Verdict.DATASET_FAILED]
+
+
+def test_giving_up_ends_only_what_is_unfinished():
+    plan = make(PAGE, OTHER, days=1)
+    (done,) = lease(plan)
+    finish(plan, done, 1)
+    error = Transient("down")
+    plan.give_up(error)
+    assert plan.finished
+    assert [plan.datasets[each].error for each in (PAGE, OTHER)] == (
+        [None, error] if done.dataset == PAGE else [error, None])
+
+
+def test_delays_grow_with_the_attempts_and_the_jitter_is_full():
+    for jitter, dues in ((1.0, [1.0, 2.0, 4.0, 8.0]), (0.5, [0.5, 1.0, 2.0, 4.0]), (0.0, [0.0] * 4)):
+        plan = make(days=1, max_attempts=9)
+        (slice_,) = lease(plan)
+        found = []
+        for number in range(4):
+            fail(plan, slice_, Transient("x"), jitter=jitter)
+            found.append(plan.next_due())
+            plan.wake(1e9)
+            lease(plan)
+        assert found == dues
+
+
+# -- any interleaving, with crashes
+
+
+class AnyInterleaving(RuleBasedStateMachine):
+    """A plan against a model of Google and of the store; every rule is one event that may happen at any time."""
+
+    @initialize(
+        sizes=st.lists(
+            st.one_of(st.sampled_from([0, 24_999, 25_000, 25_001, 50_000, 75_000, 80_000]), st.integers(0, 80_000)),
+            min_size=1, max_size=6,
+        ),
+        max_open_days=st.integers(1, 7),
+        newest=st.booleans(),
+    )
+    def begin(self, sizes, max_open_days, newest):
+        self.sizes, self.max_open_days, self.newest = sizes, max_open_days, newest
+        self.staged = {dataset: {} for dataset in (PAGE, QUERY, OTHER)}
+        self.published = {dataset: set() for dataset in self.staged}
+        self.acknowledged, self.calls, self.undisturbed = [], [], True
+        self.leased = []
+        self.make_plan()
+
+    def make_plan(self):
+        self.plan = Plan(batch_size=5, max_attempts=10**6, backoff=Backoff(0.0, 0.0))
+        for dataset in self.staged:
+            ledger = {date: DayRecord(OPEN, slices) for date, slices in self.staged[dataset].items()}
+            ledger.update((date, DayRecord(FINAL, {})) for date in self.published[dataset])
+            dates = [day(number) for number in range(len(self.sizes))]
+            found = owed(dates, ledger, TODAY, data_state="final", final_after_days=3)
+            assert not found.stale and not found.whole
+            self.plan.add(
+                DatasetPlan(dataset, found.days, max_open_days=self.max_open_days, newest=self.newest))
+
+    @rule(workers=st.integers(1, 4), most=st.integers(1, 6))
+    def lease(self, workers, most):
+        self.plan.wake(0.0)
+        batch = self.plan.lease(workers=workers, most=lambda site: most)
+        assert not set(batch) & set(self.leased)
+        assert len({slice_.dataset.site for slice_ in batch}) <= 1 and len(batch) <= min(5, most)
+        assert not set(batch) & set(self.acknowledged)
+        self.leased += batch
+        self.calls += batch
+
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data())
+    def answer(self, data):
+        self.answered(self.leased.pop(data.draw(st.integers(0, len(self.leased) - 1))))
+
+    def answered(self, slice_):
+        plan = self.plan.datasets[slice_.dataset]
+        (date, start_row), staged = slice_.key, self.staged[slice_.dataset]
+        received = max(0, min(25_000, self.sizes[(date - DAY).days] - start_row))
+        following = next_start_row(start_row, received)
+        assert plan.fetched(slice_.key)
+        assert not plan.fetched(slice_.key)  # the same answer again
+        if following is None:
+            assert date not in self.published[slice_.dataset], "published twice"
+            assert sorted(staged.pop(date, {})) == list(range(0, start_row, 25_000)), "published with a hole"
+            self.published[slice_.dataset].add(date)
+        else:
+            staged.setdefault(date, {})[start_row] = ack(received)
+        self.acknowledged.append(slice_)
+        plan.acknowledge(slice_.key, following)
+
+    @precondition(lambda self: self.leased)
+    @rule(
+        data=st.data(),
+        error=st.sampled_from([Transient("x"), BurstQuota("x"), Unauthorized("x"), None]),
+        alone=st.booleans(),
+    )
+    def fail(self, data, error, alone):
+        slice_ = self.leased.pop(data.draw(st.integers(0, len(self.leased) - 1)))
+        self.undisturbed = False
+        self.plan.health.answered()  # so that no run of failures is held against a slice
+        self.plan.health.failed()
+        if error is None:
+            self.plan.datasets[slice_.dataset].release(slice_.key)
+        elif fail(self.plan, slice_, error, alone=alone) is Verdict.PARKED:
+            self.restart()
+
+    @rule()
+    def restart(self):
+        """Killed and started again: only what the store has is known."""
+        self.undisturbed = self.undisturbed and not self.leased
+        self.leased = []
+        self.make_plan()
+
+    @invariant()
+    def open_days_are_limited(self):
+        if self.undisturbed:
+            for plan in self.plan.datasets.values():
+                assert plan.open_days <= self.max_open_days
+
+    def teardown(self):
+        if not hasattr(self, "plan"):
+            return
+        for number in range(10_000):
+            self.lease(1, 6)
+            if self.plan.finished:
+                break
+            assert self.leased, "nothing under way, nothing to lease, yet not finished"
+            self.answered(self.leased.pop())
+        expected = {
+            Slice(dataset, SliceKey(day(number), start_row))
+            for dataset in self.staged
+            for number, rows in enumerate(self.sizes)
+            for start_row in range(0, rows + 1, 25_000)
+        }
+        assert len(self.acknowledged) == len(expected) and set(self.acknowledged) == expected
+        assert all(len(dates) == len(self.sizes) for dates in self.published.values())
+        if self.undisturbed:
+            assert len(self.calls) == len(expected)
+
+
+TestAnyInterleaving = AnyInterleaving.TestCase
+TestAnyInterleaving.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
