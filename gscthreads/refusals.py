@@ -113,10 +113,14 @@ def _text(value: Any) -> List[str]:
     """*value* in a list, as one line that every terminal, log and database takes; [] when it is no text."""
     if not isinstance(value, str) or not value:
         return []
-    return ["".join(char if char.isprintable() else " " for char in value[:1000])]
+    return [_printable(value[:1000])]
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _plain_text(body: bytes) -> str:
     """The readable words of a body that isn't Google's JSON (a proxy's HTML page), one short line."""
     text = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", body[:4000].decode("utf-8", "replace"), flags=re.S | re.I)
-    return " ".join(text.split())[:200]
+    return " ".join(_printable(text).split())[:200]

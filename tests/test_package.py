@@ -1,137 +1,21 @@
-"""Small pure decisions: backoff, breaker, refusals, which site was meant, settings, layers of the package."""
+"""Which site was meant, settings, and the layers of the package."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import gscthreads
-from gscthreads import refusals, sites
-from gscthreads.backoff import Backoff, Breaker, Health
+from gscthreads import sites
 from gscthreads.config import SyncConfig, read_report
-from gscthreads.errors import (
-    ApiError,
-    BadRequest,
-    BurstQuota,
-    ConfigError,
-    DailyQuota,
-    Denied,
-    LoadQuota,
-    Transient,
-    Unauthorized,
-)
+from gscthreads.errors import ConfigError
 
 ROOT = Path(gscthreads.__file__).parent
-
-
-# -- when to wait, when to give up
-
-
-def test_backoff_doubles_up_to_its_cap_with_full_jitter():
-    backoff = Backoff(1.0, 60.0)
-    assert [backoff.delay(number, 1.0) for number in (1, 2, 3, 6, 7, 500)] == [1, 2, 4, 32, 60, 60]
-    assert backoff.delay(3, 0.25) == 1.0
-
-
-def test_bad_luck_is_told_from_a_bad_slice():
-    health = Health()
-    assert not health.is_chance(1)  # nothing was ever answered
-    for number in range(100):
-        health.answered()
-    health.failed()
-    assert not health.is_chance(1)  # nothing else fails
-    for number in range(100):
-        health.failed()
-    assert health.is_chance(5) and not health.is_chance(30)
-
-
-def test_a_dead_service_is_given_up_after_limit_and_patience_and_one_outage_counts_once():
-    breaker = Breaker(3, Backoff(1.0, 60.0))
-    assert not any(breaker.failed(0.0, 1.0, 1.0) for _ in range(50))  # all sent before the first strike
-    assert not breaker.failed(2.0, 3.0, 1.0)
-    assert breaker.paused_until == 4.0
-    assert not breaker.failed(4.0, 5.0, 1.0)  # three strikes, but only four seconds
-    assert breaker.failed(8.5, 9.0, 1.0)
-
-
-@pytest.mark.parametrize("answer", [False, True])
-def test_an_answer_ends_the_count(answer):
-    breaker = Breaker(2, Backoff(0.0, 0.0))
-    assert not breaker.failed(0.0, 1.0, 1.0)
-    if answer:
-        breaker.succeeded()
-    assert breaker.failed(2.0, 3.0, 1.0) is not answer
-
-
-# -- what a refusal means (gsc-api.md 5)
-
-
-def body(message, reason=None, domain="global", **more):
-    error = {"code": 1, "message": message, **more}
-    if reason is not None:
-        error["errors"] = [{"message": message, "domain": domain, "reason": reason}]
-    return json.dumps({"error": error}).encode()
-
-
-@pytest.mark.parametrize(
-    "status, content, expected",
-    [
-        (400, body("bad", "invalidParameter"), BadRequest),
-        (400, body("Invalid value", status="INVALID_ARGUMENT"), BadRequest),
-        (401, body("Invalid Credentials", "authError"), Unauthorized),
-        (401, b"", Unauthorized),
-        (403, body("Search Analytics QPS quota exceeded.", "quotaExceeded", "usageLimits"), BurstQuota),
-        (403, body("Search Analytics load quota exceeded.", "quotaExceeded", "usageLimits"), LoadQuota),
-        (429, body("Search Analytics load quota exceeded.", "quotaExceeded", "usageLimits"), LoadQuota),
-        (403, body("x", "rateLimitExceeded", "usageLimits"), BurstQuota),
-        (403, body("x", "userRateLimitExceeded", "usageLimits"), BurstQuota),
-        (429, body("Rate Limit Exceeded", "rateLimitExceeded", "usageLimits"), BurstQuota),
-        (403, body("x", "dailyLimitExceeded", "usageLimits"), DailyQuota),
-        (429, body("Quota exceeded ... 'Queries per minute'", status="RESOURCE_EXHAUSTED"), BurstQuota),
-        (429, body("Quota exceeded ... 'Queries per day'", status="RESOURCE_EXHAUSTED"), DailyQuota),
-        (403, body("Search Analytics QPS quota exceeded."), BurstQuota),  # without a reason
-        (403, body("User does not have sufficient permission for site", "forbidden"), Denied),
-        (403, body("x", "insufficientPermissions", status="PERMISSION_DENIED"), Denied),
-        (403, body("x", "accessNotConfigured", "usageLimits"), Denied),
-        (403, body("The API requires a quota project, which is not set by default.",
-                   details=[{"reason": "SERVICE_DISABLED"}]), Denied),
-        (404, body("no", "notFound"), BadRequest),
-        *((status, body("x", "backendError"), Transient) for status in (408, 500, 502, 503, 504)),
-        (502, b"<html><title>502</title><p>try again", Transient),
-        (403, b"<html>proxy", Transient),
-        (302, b"", BadRequest),
-    ],
-)
-def test_refusals_are_told_apart(status, content, expected):
-    error = refusals.classify(status, content, {})
-    assert type(error) is expected
-    assert error.status == status and error.message
-
-
-@given(st.integers(300, 599), st.one_of(st.binary(max_size=80), st.recursive(
-    st.one_of(st.none(), st.integers(), st.text(max_size=5)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["error", "errors", "details", "reason", "message", "status", "domain"]), inner, max_size=4),
-).map(lambda value: json.dumps(value).encode())))
-def test_no_body_whatever_breaks_the_classification(status, content):
-    assert isinstance(refusals.classify(status, content, {}), ApiError)
-
-
-@pytest.mark.parametrize(
-    "value, seconds",
-    [(None, None), ("", None), ("7", 7.0), ("1.5", 1.5), ("999999", 900.0), ("-3", None), ("soon", None),
-     ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0)],
-)
-def test_retry_after(value, seconds):
-    assert refusals.parse_retry_after(value, now=60.0) == seconds
 
 
 # -- which site was meant
