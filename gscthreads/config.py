@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import datetime as dt
 import ipaddress
@@ -84,12 +85,14 @@ class SyncConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if isinstance(self.sites, str) or not self.sites:
+        if not _is_list(self.sites):
             raise ConfigError("sites must be a list of one or more properties, such as sc-domain:example.com")
         for site in self.sites:
             if not isinstance(site, str) or not site.strip() or any(ord(char) < 33 for char in site):
                 raise ConfigError(f"site {site!r} is not a property; write sc-domain:example.com or https://host/")
         check_root(self.api_root)
+        for name in ("start", "end"):
+            self._day(name, dt.date(9000, 1, 1))  # its form; ``days`` knows the rest
         self.datasets()
         if self.backoff_cap < self.backoff_base:
             raise ConfigError(f"backoff_cap {self.backoff_cap} is below backoff_base {self.backoff_base}")
@@ -101,12 +104,12 @@ class SyncConfig:
 
     def datasets(self) -> List[Dataset]:
         """Each site with each report and search type, in the order given, without repeats."""
+        if not _is_list(self.search_types):
+            raise ConfigError(f"search_types must be a list of some of {', '.join(SEARCH_TYPES)}")
         for kind in self.search_types:
             if kind not in SEARCH_TYPES:
                 raise ConfigError(f"search type {kind!r} is none of {', '.join(SEARCH_TYPES)}")
-        if isinstance(self.search_types, str) or not self.search_types:
-            raise ConfigError(f"search_types must be a list of some of {', '.join(SEARCH_TYPES)}")
-        if isinstance(self.reports, str) or not self.reports:
+        if not _is_list(self.reports):
             raise ConfigError("reports must be a list, such as ['page', 'page_query']")
         reports = [read_report(report) for report in self.reports]
         found = [Dataset(site, report, kind) for site in self.sites for report in reports for kind in self.search_types]
@@ -120,14 +123,23 @@ class SyncConfig:
 
     def days(self, today: dt.date) -> List[dt.date]:
         """Every date asked for, oldest first.  *today*: the Pacific date, see ``pacific.today``."""
-        start, end = (
-            value if isinstance(value, dt.date) else pacific.parse_day(value, today) for value in (self.start, self.end)
-        )
+        start, end = self._day("start", today), self._day("end", today)
         if start > end:
             raise ConfigError(f"start {start} is after end {end}")
         if start > today:
             raise ConfigError(f"start {start} is in the future; today is {today} (Pacific)")
         return pacific.days_between(start, min(end, today))
+
+    def _day(self, name: str, today: dt.date) -> dt.date:
+        value: Any = getattr(self, name)
+        if isinstance(value, dt.datetime):
+            return value.date()
+        if isinstance(value, dt.date):
+            return value
+        try:
+            return pacific.parse_day(value if isinstance(value, str) else repr(value), today)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
     def settings(self) -> str:
         """What gsc_runs keeps of a run's configuration, as JSON: no credentials, no store URL."""
@@ -141,13 +153,20 @@ class SyncConfig:
         return json.dumps(kept, sort_keys=True, default=str)
 
 
+def _is_list(value: Any) -> bool:
+    """Several values, at least one: not a lone name, whose letters would be taken for values."""
+    sized = isinstance(value, collections.abc.Sized) and isinstance(value, collections.abc.Iterable)
+    return sized and not isinstance(value, (str, bytes)) and len(value) > 0
+
+
 def read_report(value: Any) -> Report:
     """A report by name, by ``dim,dim``, or itself; ConfigError when a dimension is unknown or combined wrongly."""
+    name, dimensions = value if isinstance(value, tuple) and len(value) == 2 else (None, None)
     if isinstance(value, str):
         dimensions = tuple(part.strip() for part in value.split(","))
         report = KNOWN_REPORTS.get(value) or Report("_".join(dimensions), dimensions)
-    elif isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and not isinstance(value[1], str):
-        report = Report(value[0], tuple(value[1]))
+    elif isinstance(name, str) and isinstance(dimensions, (tuple, list)):
+        report = Report(name, tuple(dimensions))
     else:
         raise ConfigError(f"report {value!r} is neither a name, 'dim,dim' nor Report(name, dimensions)")
     for dimension in report.dimensions:
@@ -189,13 +208,22 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
 
 def check_root(root: Any) -> None:
     """Tokens go to this address: https, or plain http on this machine only."""
-    parts = urllib.parse.urlsplit(root) if isinstance(root, str) else None
+    if isinstance(root, str) and "@" in root:  # before any message that shows it
+        raise ConfigError("api_root must not hold a user name or password")
+    parts = _split(root) if isinstance(root, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(f"api_root {root!r} must be an address such as {GOOGLE}")
-    if parts.username or parts.password:
-        raise ConfigError("api_root must not hold a user name or password")
     if parts.scheme == "http" and not _is_local(parts.hostname):
         raise ConfigError(f"api_root {root!r} would send the access token unencrypted; use https")
+
+
+def _split(root: str) -> Optional[urllib.parse.SplitResult]:
+    try:
+        parts = urllib.parse.urlsplit(root)
+        parts.port  # raises when it is none
+    except ValueError:
+        return None
+    return parts
 
 
 def _is_local(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from typing import Any, Callable, List, Optional
@@ -19,6 +20,7 @@ class Halt:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._claims = itertools.count()
         # Guards reason and callbacks; nothing blocks while it is held.  Reentrant, for signal handlers that halt.
         self._lock = threading.RLock()
         self._reason = ""
@@ -27,7 +29,7 @@ class Halt:
     def set(self, reason: str) -> bool:
         """Halt because of *reason*.  True when this call was the first."""
         with self._lock:
-            if self._event.is_set():
+            if next(self._claims):  # not is_set(): a signal may come between any two instructions of this
                 return False
             self._reason = reason
             self._event.set()

@@ -254,10 +254,8 @@ def _fast_loader() -> Optional[Loader]:
     def load(body: bytes) -> _Columns:
         try:
             answer: Any = decoder.decode(body)
-        except ValueError:
-            if b"\\u" in body:  # half a surrogate pair is refused here, and let pass by the standard library
-                return _load_json(body)
-            raise
+        except msgspec.DecodeError:  # refused, like half a surrogate pair, which the standard library lets pass
+            return _load_json(body)
         rows = answer.rows
         if not rows:  # msgspec overlooks faults in what it skips; none may empty a day
             return _load_json(body)

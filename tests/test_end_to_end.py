@@ -117,7 +117,7 @@ def test_edge_days_equal_the_truth_and_derived_views_agree(edge_sim, path):
             "SELECT l.position, (SELECT sum(d.position * d.impressions) / sum(d.impressions) FROM gsc_page_daily d"
             " WHERE d.page = l.page) FROM gsc_page_lifetime l LIMIT 200"
         ):
-            assert got == pytest.approx(expected, rel=1e-12)
+            assert got == pytest.approx(expected, rel=1e-9)  # each day's part is rounded to 2^-30
 
 
 def test_a_finished_range_costs_no_call_and_changes_nothing(edge_sim, path):

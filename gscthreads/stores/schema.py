@@ -56,11 +56,12 @@ CREATE TABLE gsc_stage (
     clicks INTEGER NOT NULL, impressions INTEGER NOT NULL, ctr REAL, position REAL,
     PRIMARY KEY (day, start_row, seq)
 ) WITHOUT ROWID;
--- totals of each page over all published days of report page; weight is the sum of position * impressions
+-- totals of each page over all published days of report page; weight is the sum of position * impressions in units of
+-- 2^-30: whole numbers add up to the same sum in any order of publishing, and replacing a day leaves no rounding behind
 CREATE TABLE gsc_lifetime (
     dataset INTEGER NOT NULL, page INTEGER NOT NULL,
     clicks INTEGER NOT NULL, impressions INTEGER NOT NULL,
-    weight REAL NOT NULL, weighed INTEGER NOT NULL,
+    weight INTEGER NOT NULL, weighed INTEGER NOT NULL,
     first_seen TEXT NOT NULL, last_seen TEXT NOT NULL, days_seen INTEGER NOT NULL,
     PRIMARY KEY (dataset, page)
 ) WITHOUT ROWID;
@@ -97,7 +98,7 @@ WHERE s.report = 'page_query';
 CREATE VIEW gsc_page_lifetime AS
 SELECT s.site, s.search_type, p.page, l.clicks, l.impressions,
        CAST(l.clicks AS REAL) / nullif(l.impressions, 0) AS ctr,
-       l.weight / nullif(l.weighed, 0) AS position, l.first_seen, l.last_seen, l.days_seen
+       l.weight / 1073741824.0 / nullif(l.weighed, 0) AS position, l.first_seen, l.last_seen, l.days_seen
 FROM gsc_lifetime l JOIN gsc_dataset s ON s.id = l.dataset JOIN gsc_page p ON p.id = l.page;
 
 CREATE VIEW gsc_search_appearance AS
@@ -136,11 +137,14 @@ FROM (SELECT page, query, segment, clicks, impressions, ctr, position, min(start
 ORDER BY page
 """
 
+#: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
+_WEIGHT = "CAST(round(coalesce(f.position * f.impressions, 0) * 1073741824.0) AS INTEGER)"
+
 #: Lifetime totals: take the day's present rows out (before they are replaced) ...
-LIFETIME_SUBTRACT = """
+LIFETIME_SUBTRACT = f"""
 UPDATE gsc_lifetime SET (clicks, impressions, weight, weighed, days_seen) = (
     SELECT gsc_lifetime.clicks - f.clicks, gsc_lifetime.impressions - f.impressions,
-           gsc_lifetime.weight - coalesce(f.position * f.impressions, 0),
+           gsc_lifetime.weight - {_WEIGHT},
            gsc_lifetime.weighed - CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END,
            gsc_lifetime.days_seen - 1
     FROM gsc_fact f WHERE f.day = ?2 AND f.page = gsc_lifetime.page AND f.rank = 1)
@@ -148,11 +152,11 @@ WHERE dataset = ?1 AND page IN (SELECT page FROM gsc_fact WHERE day = ?2)
 """
 
 #: ... and add those that have just been written.
-LIFETIME_ADD = """
+LIFETIME_ADD = f"""
 INSERT INTO gsc_lifetime (dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen)
-SELECT ?1, page, clicks, impressions, coalesce(position * impressions, 0),
+SELECT ?1, page, clicks, impressions, {_WEIGHT},
        CASE WHEN position IS NULL THEN 0 ELSE impressions END, ?3, ?3, 1
-FROM gsc_fact WHERE day = ?2
+FROM gsc_fact f WHERE day = ?2
 ON CONFLICT (dataset, page) DO UPDATE SET
     clicks = clicks + excluded.clicks, impressions = impressions + excluded.impressions,
     weight = weight + excluded.weight, weighed = weighed + excluded.weighed,
