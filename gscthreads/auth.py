@@ -6,6 +6,7 @@ into a message, a log line or a repr; where another library's exception might ho
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -20,6 +21,7 @@ import requests
 from .body import describe_fault
 from .errors import CredentialsError, GscError, Transient
 from .keyfile import SCOPE, SIGN_IN, checked_uri, field, path_of, read_file, seconds_until, signer_of
+from .model import Account
 from .tokenserver import (
     GOOGLE_TOKEN_URI,
     SERVICE_ADVICE,
@@ -46,6 +48,7 @@ class Credentials:
     """What authorizes API requests.  Thread-safe.  Made by ``open_credentials``."""
 
     session: Optional[requests.Session] = None  #: the user's own session, which sees to authorization itself
+    account = Account()  #: whose quota the requests use, as far as it is known
 
     def authorize(self, http: requests.Session) -> Dict[str, str]:
         """Headers for one API request.  A token is fetched first, through *http*, when there is none or it ends soon.
@@ -187,6 +190,10 @@ class _User(_Held):
         super().__init__(info.get("quota_project_id"), clock)
         self._client = {name: field(info, name, origin) for name in ("client_id", "client_secret")}
         self._refresh_token = field(info, "refresh_token", origin)
+        # The file doesn't name the user: a few digits of a digest tell users apart and give nothing away.
+        client = self._client["client_id"]
+        user = hashlib.sha256(self._refresh_token.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.account = Account(f"{client} {user}", str(info.get("quota_project_id") or client.partition("-")[0]))
         self._token_uri = checked_uri(info.get("token_uri") or GOOGLE_TOKEN_URI, origin)
         token, left = info.get("token"), seconds_until(info.get("expiry"), wall())
         if isinstance(token, str) and is_token(token) and EARLY < left < math.inf:
@@ -212,6 +219,10 @@ class _ServiceAccount(_Held):
         self._claims = {"iss": field(info, "client_email", origin), "aud": GOOGLE_TOKEN_URI, "scope": SCOPE}
         if info.get("subject") is not None:
             self._claims["sub"] = field(info, "subject", origin)
+        self.account = Account(
+            self._claims.get("sub", self._claims["iss"]),
+            str(info.get("quota_project_id") or info.get("project_id") or ""),
+        )
         self._token_uri = checked_uri(field(info, "token_uri", origin), origin)
         self._sign = signer_of(field(info, "private_key", origin), info.get("private_key_id"), origin)
 
@@ -229,6 +240,9 @@ class _GoogleAuth(_Held):
         super().__init__(getattr(inner, "quota_project_id", None), clock)
         self._inner = inner
         self._wall = wall
+        email = getattr(inner, "service_account_email", None) or getattr(inner, "account", None) or ""
+        project = getattr(inner, "project_id", None) or getattr(inner, "quota_project_id", None) or ""
+        self.account = Account(str(email), str(project))
 
     def _fetch(self, http: requests.Session, stale: str) -> Token:
         if not self._inner.valid or self._value() in ("", stale):

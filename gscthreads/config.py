@@ -60,6 +60,8 @@ class SyncConfig:
     reports: Sequence[Union[str, Report]] = ("page", "page_query")
     search_types: Sequence[str] = ("web",)
     force: bool = _switch(False, "fetch finished days again")
+    wait: bool = _switch(False, "wait for datasets that another sync holds, instead of leaving them to it")
+    wait_for_quota: bool = _switch(False, "sleep when Google's load quota is spent, instead of ending with status 3")
 
     max_concurrency: int = _setting(3, 1, 64, "worker threads; 1 = sequential")
     batch_size: int = _setting(50, 1, 1000, "most slices per HTTP batch; 1 = plain calls")

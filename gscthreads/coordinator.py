@@ -9,21 +9,32 @@ database.  ``step`` does one round and can be called without any thread.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
-from . import pacific, sites
+from . import pacific, parking, sites
 from .backoff import Backoff, Breaker
 from .config import SyncConfig
-from .errors import ApiError, BadRequest, ConfigError, CredentialsError, Denied, Transient, Unauthorized
+from .errors import (
+    ApiError,
+    BadRequest,
+    ConfigError,
+    CredentialsError,
+    Denied,
+    LeaseLost,
+    StoreError,
+    Transient,
+    Unauthorized,
+)
 from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, DatasetResult, Result
 from .halt import Halt
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
 from .plan import ENDLESS, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
-from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, RunFigures, Store
+from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Park, RunFigures, Store
 from .worker import Batch, BatchEnded, SitesListed
 
 logger = logging.getLogger(__name__)
@@ -36,6 +47,9 @@ DRAIN = 0.2
 
 #: Most rows put into one transaction.
 _GROUP_ROWS = 50_000
+
+#: Seconds between signs of life when nothing is written, and between looks whether another run let go of a dataset.
+_BEAT, _LOOK = 10.0, 1.0
 
 #: HTTP batches leased beyond one for each worker, so that no worker waits while the coordinator writes.
 _LEASED_AHEAD = 1
@@ -59,6 +73,7 @@ class Coordinator:
         tick: Callable[[float], object],
         today: dt.date,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
@@ -73,6 +88,7 @@ class Coordinator:
         self._tick = tick
         self._today = today
         self._clock = clock
+        self._wall = wall
         self._jitter = jitter
         self._started = clock()
         backoff = Backoff(config.backoff_base, config.backoff_cap)
@@ -91,46 +107,68 @@ class Coordinator:
         self._advice: Dict[str, str] = {}
         self._per_dataset: Dict[Dataset, Counters] = {}
         self._park_reason = ""
+        self._held: Dict[Dataset, str] = {}  # datasets that another run syncs -> who
+        self._parks: Dict[str, Park] = {}  # sites whose load quota is spent, as in the store
+        self._dates: List[dt.date] = []
+        self._waiting = ""  # written here, read by snapshots
+        self._beat_at = self._looked_at = self._started
+        self._faults: Dict[str, int] = {}
+        self._restarts = 0
+        self._worked = self._lost = 0.0  # seconds of all workers, and of those that crashed
 
     # -- the life of a run
 
     def open(self) -> None:
-        """Open the store and plan what is owed.  Raises StoreError or ConfigError, having written nothing."""
-        dates = self._config.days(self._today)
+        """Open the store, lease the datasets and plan what is owed.  Raises StoreError or ConfigError, having written
+        nothing."""
+        self._dates = self._config.days(self._today)
         datasets = self._config.datasets()
         self._store.open()
-        whole = []
-        stale = []
-        plans = []
-        for dataset in datasets:
-            ledger = self._store.ledger(dataset, dates[0], dates[-1])
-            found = owed(
-                dates,
-                ledger,
-                self._today,
-                data_state=self._config.data_state,
-                final_after_days=self._config.final_after_days,
-                force=self._config.force,
-                until_empty=self._config.until_empty,
-            )
-            days = within_retention(found.days, ledger, self._today)
-            newest = self._config.order == "newest"
-            plans.append(DatasetPlan(dataset, days, max_open_days=self._config.max_open_days, newest=newest))
-            whole += [(dataset, date, calls) for date, calls in found.whole]
-            stale += [(dataset, date) for date in found.stale]
-            self._per_dataset[dataset] = Counters()
-        for plan in plans:
-            self.plan.add(plan)
-        self.counters.add(days_owed=self.plan.totals()[0] + len(whole))
         self._store.begin(self._halt)
         self._store.prepare(datasets, top_queries=self._config.top_queries)
         self._run_id = self._store.start_run(self._config.settings())
-        for dataset, date in stale:
-            self._store.unstage(dataset, [date])
-        for dataset, date, calls in whole:
-            rows = self._publish(dataset, date, None, calls, None)
-            self._count_published(dataset, rows)
+        self._parks = self._store.parks()
+        self._claim(datasets)
         self._store.commit()
+        for dataset, holder in self._held.items():
+            logger.warning("%s is %s%s", dataset, holder, ": waiting" if self._config.wait else "")
+
+    def _claim(self, datasets: Iterable[Dataset]) -> None:
+        """Inside a transaction: lease what can be leased of *datasets*, and plan it."""
+        wanted = list(datasets)
+        self._held = self._store.claim(wanted)
+        adopted = [self._adopt(dataset) for dataset in wanted if dataset not in self._held]
+        for plan in adopted:  # only now: a wrong date of the last one must not leave the first half planned
+            self.plan.add(plan)
+
+    def _adopt(self, dataset: Dataset) -> DatasetPlan:
+        """Inside a transaction: what *dataset* owes; days that only want publishing are published."""
+        dates = self._dates
+        ledger = self._store.ledger(dataset, dates[0], dates[-1])
+        found = owed(
+            dates,
+            ledger,
+            self._today,
+            data_state=self._config.data_state,
+            final_after_days=self._config.final_after_days,
+            force=self._config.force,
+            until_empty=self._config.until_empty,
+        )
+        days = within_retention(found.days, ledger, self._today)
+        newest = self._config.order == "newest"
+        plan = DatasetPlan(dataset, days, max_open_days=self._config.max_open_days, newest=newest)
+        park = self._parks.get(dataset.site)
+        if park is not None and self._wall() < park.until.timestamp():
+            if self._config.wait_for_quota:
+                plan.pause(self._clock() + park.until.timestamp() - self._wall())
+            else:
+                plan.probe()  # whoever starts us now may know that the quota is back
+        self._per_dataset[dataset] = Counters()
+        self.counters.add(days_owed=len(days) + len(found.whole))
+        self._store.unstage(dataset, found.stale)
+        for date, calls in found.whole:
+            self._count_published(dataset, self._publish(dataset, date, None, calls, None))
+        return plan
 
     def run(self) -> None:
         """Work until nothing is owed or the halt comes; then settle what is at hand for a moment."""
@@ -148,10 +186,12 @@ class Coordinator:
         if self._halt.is_set():
             return False
         self._tick(self._clock())
+        self._keep_leases()
         self._lease()
         open_days = sum(plan.open_days for plan in self.plan.datasets.values())
         self.counters.put(in_flight=self.plan.totals()[2], open_days=open_days)
-        if self.plan.finished and not self._batches and not self._awaiting_sites:
+        self._waiting = self._what_it_waits_for()
+        if self.plan.finished and not self._batches and not self._awaiting_sites and not self._waits_for_others():
             return self._ask_for_sites()
         self._settle(self._outcomes.take(self._pause(), most_rows=_GROUP_ROWS))
         return True
@@ -166,6 +206,8 @@ class Coordinator:
                 self._store.begin(self._halt)
                 self._store.save_run(self._run_id, self._figures(result.status), ended=True)
                 self._store.commit()
+        except LeaseLost:
+            pass  # who took over has noted it
         except Exception:  # the run's own outcome matters more
             logger.warning("could not note the end of the run", exc_info=True)
         self._store.close(discard=discard)
@@ -182,17 +224,18 @@ class Coordinator:
             slices = self.plan.lease(workers=self._config.max_concurrency, most=self._most)
             if not slices:
                 return
-            again = sum(self.plan.datasets[dataset].leases(key) > 1 for dataset, key in slices)
+            again = frozenset(each for each in slices if self.plan.datasets[each.dataset].leases(each.key) > 1)
             batch = Batch(self._numbers, slices, again)
             self._numbers += 1
             self._batches[batch.number] = batch
             self._batch_of.update((slice_, batch.number) for slice_ in slices)
             self._submit(batch)
 
-    def count_sent(self, batch: Batch) -> None:
-        """*batch* goes out now.  Thread-safe: workers call it."""
-        self.counters.add(calls=len(batch.slices), http_batches=1, retries=batch.retries)
-        for dataset, _ in batch.slices:
+    def count_sent(self, slices: Sequence[Slice], again: int) -> None:
+        """An HTTP batch of *slices* goes out now, *again* of them not for the first time.  Thread-safe: workers call
+        it."""
+        self.counters.add(calls=len(slices), http_batches=1, retries=again)
+        for dataset, _ in slices:
             self._per_dataset[dataset].add(calls=1)
 
     def _throttle(self) -> bool:
@@ -215,6 +258,53 @@ class Coordinator:
 
     def _most_batches(self) -> int:
         return min(self._config.max_in_flight, self._config.max_concurrency + _LEASED_AHEAD)
+
+    # -- other runs on the same store, and quotas that are spent
+
+    def _keep_leases(self) -> None:
+        """Give a sign of life now and then; ask for datasets that another run held."""
+        now = self._clock()
+        look = self._waits_for_others() and now - self._looked_at >= _LOOK
+        if not look and now - self._beat_at < _BEAT:
+            return
+        self._store.begin(self._halt)
+        if look:
+            self._looked_at = now
+            held = set(self._held)
+            self._claim(list(self._held))
+            for dataset in held - self._held.keys():
+                logger.info("%s was let go: going on with it", dataset)
+        self._store.commit()
+        self._beat_at = now
+
+    def _waits_for_others(self) -> bool:
+        return bool(self._held) and self._config.wait
+
+    def _park_site(self, site: str, error: ApiError) -> None:
+        """Google wants no calls for a while: note until when, and sleep that long if we are to wait."""
+        now = dt.datetime.fromtimestamp(self._wall(), dt.timezone.utc)
+        park = parking.next_park(error, self._parks.get(site), now)
+        if park != self._parks.get(site):
+            self._store.begin(self._halt)
+            self._store.park(site, park)
+            self._store.commit()
+            self._parks[site] = park
+        if self._config.wait_for_quota:
+            self.plan.pause_site(site, self._clock() + (park.until - now).total_seconds())
+        doing = "waiting" if self._config.wait_for_quota else "parked"
+        logger.warning("%s: %s until %s: %s", site, doing, park.until, error)
+
+    def waiting(self) -> str:
+        """What the run waits for, in words; "" while it works.  Thread-safe."""
+        return self._waiting
+
+    def _what_it_waits_for(self) -> str:
+        if self._batches:
+            return ""
+        paused = {plan.dataset.site for plan in self.plan.datasets.values() if plan.paused and not plan.stopped}
+        words = [f"quota of {site}, until {self._parks[site].until:%Y-%m-%d %H:%M} UTC"
+                 for site in sorted(paused) if site in self._parks]
+        return "; ".join(words + ([str(holder) for holder in self._held.values()] if self._config.wait else []))
 
     # -- settling
 
@@ -246,9 +336,13 @@ class Coordinator:
         try:
             for slice_, rows in outcomes:
                 acknowledged.append((slice_, *self._persist_one(slice_, rows)))
+            for site in {slice_.dataset.site for slice_, _ in outcomes} & self._parks.keys():
+                self._store.park(site, None)
+                del self._parks[site]
             if self._run_id is not None:
                 self._store.save_run(self._run_id, self._figures(RUNNING), ended=False)
             self._store.commit()
+            self._beat_at = self._clock()
         except BaseException:
             self._store.rollback()
             raise
@@ -305,6 +399,10 @@ class Coordinator:
         plan = self.plan.datasets[slice_.dataset]
         news = verdict is Verdict.DAY_FAILED or error in (plan.error, plan.parked)  # not each slice of a refused site
         logger.log(logging.WARNING if news else logging.DEBUG, "%s: %s (%s)", slice_, error, verdict.value)
+        name = type(error).__name__
+        self._faults[name] = self._faults.get(name, 0) + 1
+        if verdict is Verdict.PARKED and plan.parked is error:  # not for each slice of its batch
+            self._park_site(slice_.dataset.site, error)
         if verdict is Verdict.DAY_FAILED:
             self._store.begin(self._halt)
             self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
@@ -327,8 +425,12 @@ class Coordinator:
         productive = number in self._productive
         self._productive.discard(number)
         error = self._last_error.pop(number, None)
-        if isinstance(ended.error, CredentialsError):
+        self._worked += ended.seconds
+        if isinstance(ended.error, (CredentialsError, StoreError)):
             raise ended.error
+        if ended.error is not None:
+            self._restarts += 1
+            self._lost += ended.seconds
         for slice_ in batch.slices:
             if self._batch_of.get(slice_) == number:  # the worker ended without a word about it
                 words = f"the worker died: {type(ended.error).__name__}: {ended.error}"
@@ -367,6 +469,10 @@ class Coordinator:
 
     def _result(self, error: Optional[BaseException]) -> Result:
         datasets = [self._dataset_result(plan, error) for plan in self.plan.datasets.values()]
+        for dataset, holder in self._held.items():
+            datasets.append(
+                DatasetResult(dataset.site, dataset.report.name, dataset.search_type, PARKED, 0, 0, 0, holder)
+            )
         statuses = {each.status for each in datasets}
         status = next((status for status in (FAILED, PARKED, HALTED) if status in statuses), COMPLETE)
         reason = ""
@@ -390,7 +496,25 @@ class Coordinator:
             self._peak_qpm(),
             datasets,
             reason,
+            self._uptime(),
+            self._restarts,
+            dict(sorted(self._faults.items())),
+            self._halt_seconds(status),
+            self._resume_at() if status == PARKED else "",
         )
+
+    def _uptime(self) -> float:
+        return round(1.0 - self._lost / self._worked, 5) if self._worked else 1.0
+
+    def _halt_seconds(self, status: str) -> Optional[float]:
+        set_at = self._halt.set_at
+        return round(time.monotonic() - set_at, 3) if status == HALTED and set_at is not None else None
+
+    def _resume_at(self) -> str:
+        """When the first of the parked sites is worth asking again."""
+        parked = {plan.dataset.site for plan in self.plan.datasets.values() if plan.parked is not None}
+        moments = [park.until for site, park in self._parks.items() if site in parked]
+        return min(moments).strftime("%Y-%m-%dT%H:%M:%SZ") if moments else ""
 
     def _dataset_result(self, plan: DatasetPlan, error: Optional[BaseException]) -> DatasetResult:
         dataset, counters = plan.dataset, self._per_dataset[plan.dataset]
@@ -403,7 +527,9 @@ class Coordinator:
             more = f" (and {len(plan.failed_days) - 1} more days)" if len(plan.failed_days) > 1 else ""
             status, words = FAILED, f"{date}: {first}{more}"
         elif plan.parked is not None:
-            status, words = PARKED, str(plan.parked)
+            park = self._parks.get(dataset.site)
+            until = f"; worth trying again at {park.until:%Y-%m-%d %H:%M} UTC" if park else ""
+            status, words = PARKED, f"{plan.parked}{until}"
         elif plan.published < plan.owed_days:
             if self._park_reason:
                 status, words = PARKED, self._park_reason
@@ -432,6 +558,10 @@ class Coordinator:
             counters["retries"],
             self._peak_qpm(),
             round(self._clock() - self._started, 3),
+            self._uptime(),
+            self._restarts,
+            json.dumps(self._faults, sort_keys=True),
+            self._halt_seconds(status),
         )
 
 

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     print(result_text(result))
     print(_against_quota(result, config))
     store = open_store(args.store)
-    store.open(exclusive=False)
+    store.open(writing=False)
     try:
         page = _show_top_pages(store)
     finally:

@@ -25,7 +25,11 @@ class StoreError(GscError):
 
 
 class StoreLocked(StoreError):
-    """Another sync holds this store.  Try again when it has ended."""
+    """Another program is writing to this database and doesn't let go.  Try again when it has ended."""
+
+
+class LeaseLost(StoreError):
+    """Another sync took this run for dead and went on in its place.  Nothing acknowledged is lost."""
 
 
 class StoreMissing(StoreError):

@@ -60,7 +60,7 @@ def estimate(config: SyncConfig, today: dt.date) -> Estimate:
     store: Store = open_store(config.store) if isinstance(config.store, str) else config.store
     exists = True
     try:
-        store.open(exclusive=False)
+        store.open(writing=False)
     except StoreMissing:
         exists = False
     try:

@@ -33,7 +33,8 @@ class Counters:
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """A run at one moment.  ``days`` of ``days_owed`` are published; ``qpm`` counts the calls of the last 60 s;
-    ``eta`` is the seconds left at the pace so far, None while unknown; ``queue_fill`` is 0..1."""
+    ``eta`` is the seconds left at the pace so far, None while unknown; ``queue_fill`` is 0..1; ``slowed`` has the calls
+    a minute for each site that refused calls as too fast; ``waiting`` says what the run waits for, "" when it works."""
 
     status: str
     days: int
@@ -50,6 +51,8 @@ class Snapshot:
     peak_qpm: int
     seconds: float
     eta: Optional[float]
+    slowed: Dict[str, float] = dataclasses.field(default_factory=dict)
+    waiting: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,11 @@ class DatasetResult:
 class Result:
     """What a run did.  ``status``: complete, failed (at least one dataset failed), halted or parked (both resumable
     by the same call).  ``days`` and ``rows`` were published by this run, ``calls`` sent by it, retries included;
-    ``peak_qpm`` is the greatest number of calls to one site in any 60 seconds; ``reason`` says why it ended early."""
+    ``peak_qpm`` is the greatest number of its calls to one site in any 60 seconds; ``reason`` says why it ended early.
+
+    Supervision: ``uptime`` is the share of the workers' time not lost to crashes, ``restarts`` counts those, ``faults``
+    counts the slices that failed by class of error, ``halt_seconds`` runs from the halt to the end (None without one),
+    ``resume_at`` says when a parked run is worth starting again (ISO 8601, UTC; "" unless Google's quota parked it)."""
 
     status: str
     days: int
@@ -82,12 +89,18 @@ class Result:
     peak_qpm: int
     datasets: List[DatasetResult]
     reason: str = ""
+    uptime: float = 1.0
+    restarts: int = 0
+    faults: Dict[str, int] = dataclasses.field(default_factory=dict)
+    halt_seconds: Optional[float] = None
+    resume_at: str = ""
 
     def as_dict(self) -> Dict[str, Any]:
         """The object that ``--json`` prints."""
         values = dataclasses.asdict(self)
-        if not self.reason:
-            del values["reason"]
+        for name in ("reason", "resume_at"):
+            if not values[name]:
+                del values[name]
         return values
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from typing import Any, Callable, List, Optional
 
 
@@ -24,6 +25,7 @@ class Halt:
         # Guards reason and callbacks; nothing blocks while it is held.  Reentrant, for signal handlers that halt.
         self._lock = threading.RLock()
         self._reason = ""
+        self._set_at: Optional[float] = None
         self._callbacks: List[Callable[[], None]] = []
 
     def set(self, reason: str) -> bool:
@@ -32,6 +34,7 @@ class Halt:
             if next(self._claims):  # not is_set(): a signal may come between any two instructions of this
                 return False
             self._reason = reason
+            self._set_at = time.monotonic()
             self._event.set()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
@@ -46,6 +49,12 @@ class Halt:
         """Why the run was halted; "" while it goes on."""
         with self._lock:
             return self._reason
+
+    @property
+    def set_at(self) -> Optional[float]:
+        """When the run was halted, in monotonic seconds; None while it goes on."""
+        with self._lock:
+            return self._set_at
 
     def on_set(self, callback: Callable[[], None]) -> None:
         """Call *callback* once, from the halting thread, when the halt comes (at once if it has come)."""

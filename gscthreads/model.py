@@ -45,6 +45,13 @@ class SliceKey(NamedTuple):
         return f"{self.date}+{self.start_row}"
 
 
+class Account(NamedTuple):
+    """Whose calls they are: names that tell users and Cloud projects apart, "" when unknown.  No secrets."""
+
+    user: str = ""
+    project: str = ""
+
+
 class Slice(NamedTuple):
     """A slice key together with the dataset it belongs to."""
 

@@ -182,6 +182,8 @@ class DatasetPlan:
         # Until an answer shows that days fit one slice, and once one didn't, each day leased may stay open.
         self._days_overflow = True
         self._may_overflow = False  # a day of several slices was seen
+        self._paused_until = float("-inf")
+        self._probing = False  # one slice at a time, until one is answered
         for day in sorted(days, key=lambda day: self._rank(day.date)):
             if day.calls:
                 self._open[day.date] = day.calls
@@ -211,7 +213,10 @@ class DatasetPlan:
 
     def available(self) -> int:
         """Slices that may be leased now."""
-        return 0 if self.stopped else len(self._ready) + self._new_days() + len(self._late)
+        if self.stopped or self._paused_until > float("-inf"):
+            return 0
+        count = len(self._ready) + self._new_days() + len(self._late)
+        return min(count, 0 if self._in_flight else 1) if self._probing else count
 
     def _new_days(self) -> int:
         """Days that may be begun now."""
@@ -249,12 +254,31 @@ class DatasetPlan:
         return self._slots[key].leases
 
     def wake(self, now: float) -> None:
-        """Make the delayed slices that are due ready."""
+        """Make the delayed slices that are due ready; end a pause that is over."""
+        if self._paused_until <= now:
+            self._paused_until = float("-inf")
         while self._delayed and self._delayed[0][0] <= now:
             self._push(heapq.heappop(self._delayed)[3])
 
+    def pause(self, until: float) -> None:
+        """Lease nothing before *until*; then go on carefully, see ``probe``."""
+        self._paused_until = max(until, self._paused_until)
+        self.probe()
+
+    def probe(self) -> None:
+        """Lease one slice at a time until one is answered: it may be too early."""
+        self._probing = True
+
+    @property
+    def paused(self) -> bool:
+        """True while a pause goes on (as far as ``wake`` has been told)."""
+        return self._paused_until > float("-inf")
+
     def next_due(self) -> Optional[float]:
-        return self._delayed[0][0] if self._delayed and not self.stopped else None
+        if self.stopped:
+            return None
+        dues = [self._paused_until] if self.paused else [entry[0] for entry in self._delayed[:1]]
+        return dues[0] if dues else None
 
     # -- outcomes
 
@@ -263,6 +287,7 @@ class DatasetPlan:
         slot = self._slots.get(key)
         if slot is None or slot.state is not SliceState.LEASED:
             return False
+        self._probing = False
         self._landed(slot, SliceState.FETCHED)
         return True
 
@@ -459,6 +484,16 @@ class Plan:
         for plan in self._of_site[slice_.dataset.site]:
             plan.parked = plan.parked or error
         return Verdict.PARKED
+
+    def of_site(self, site: str) -> List[DatasetPlan]:
+        """The plans of one site's datasets."""
+        return list(self._of_site.get(site, ()))
+
+    def pause_site(self, site: str, until: float) -> None:
+        """Instead of ending a parked site for this run, go on with it at *until*."""
+        for plan in self._of_site[site]:
+            plan.parked = None
+            plan.pause(until)
 
     def give_up(self, error: ApiError) -> None:
         """The service is down: end every dataset that still owes something."""

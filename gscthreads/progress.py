@@ -64,6 +64,8 @@ class Progress:
 
 def describe(now: Snapshot) -> str:
     """One line about a run."""
+    if now.waiting:
+        return f"{now.days:,}/{now.days_owed:,} days; waiting for {now.waiting}"
     left = "" if now.eta is None else f", {_duration(now.eta)} left"
     return (
         f"{now.days:,}/{now.days_owed:,} days, {now.rows:,} rows, {now.calls:,} calls, {now.qpm} QPM, "

@@ -1,21 +1,30 @@
-"""The rate limit: never more than the budget in any 60 seconds, as the server counts them; paced; slower when refused.
+"""The budgets: how many calls may go out now.  ``TokenBucket`` is the arithmetic, ``Quota`` waits and shares it.
 
-Two rules hold together for each budget:
+The server counts calls in a window of 60 seconds, but not at the moment we grant them: a call may arrive late, and the
+last slices of an HTTP batch may be worked on long after the first.  So a grant is limited twice: by a bucket that paces
+(its capacity plus a minute's refill is the budget), and by a log in which a call stays from its grant until 60 seconds
+after its answer was complete.  Whenever the server counts a call, that moment lies inside its stay in the log, and the
+log never holds more than the budget.
 
-* a token bucket paces: capacity plus 60 seconds of refill is the budget, and the capacity is one HTTP batch, because
-  Google refuses bursts (gsc-api.md 3);
-* a log of calls guarantees: a server charges a call at some moment between sending and the end of its answer, so a
-  call occupies the window from its grant until 60 seconds after it was settled, however long the answer took.
+What a bucket knows is a few JSON values.  They live in a ``QuotaLedger``, which belongs to the store, so that all
+processes that sync one store share its budgets, one after another or at the same time.
 """
 
 from __future__ import annotations
 
+import abc
 import collections
+import itertools
+import math
 import threading
 import time
-from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+import uuid
+from typing import Any, Callable, Deque, Dict, List, MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
+from .errors import StoreLocked
 from .halt import Halt
+from .model import Account
+from .pace import Pace
 
 #: Seconds of Google's window (gsc-api.md 3: queries per minute).
 WINDOW = 60.0
@@ -23,64 +32,102 @@ WINDOW = 60.0
 #: Seconds a call stays in the log beyond the window, since clocks of two machines don't run alike.
 _MARGIN = 0.1
 
-#: Share of calls refused as too fast that calls for a slower pace, and the calls it is measured over.  Less is noise:
-#: single refusals come at any pace (gsc-api.md 3), and slowing down would not end them.
-_REFUSED_SHARE, _SAMPLE = 1 / 3, 20
+#: Seconds without a sign of life after which whoever was granted calls counts as dead; the server may be at work on
+#: them that long.  Twice that between signs.
+ORPHANED, RENEWED = 30.0, 10.0
 
-#: Slowest pace after refusals, calls per second; what part of the full pace comes back, and how often, while none come.
-_SLOWEST = 1.0
-_RECOVERY, _RECOVERY_SECONDS = 0.05, 5.0
+#: Calls leave the log in steps of so many seconds, which keeps it short.
+_STEP = 0.25
 
 #: Seconds between looks while something unpredictable is waited for (an answer, our turn).
 _LOOK = 0.05
 
+T = TypeVar("T")
+States = MutableMapping[str, Dict[str, Any]]
 
-class Take:
-    """Calls granted by one bucket."""
 
-    __slots__ = ("calls", "at", "settled", "peak_before")
+class QuotaLedger(abc.ABC):
+    """Where the states of the budgets live.  Used by one thread at a time."""
 
-    def __init__(self, calls: int, at: float, peak_before: int) -> None:
-        self.calls = calls
-        self.at = at
-        self.settled = False
-        self.peak_before = peak_before
+    @abc.abstractmethod
+    def update(self, keys: Sequence[str], change: Callable[[States, float], T]) -> T:
+        """Let *change* read and replace the states of *keys* ({} when unknown) in one step, which no other process
+        sees half done.  It is also told the time, in seconds of a clock that all processes share.
+
+        Raises StoreLocked when it is not our turn yet.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; twice is fine."""
+
+
+class LocalLedger(QuotaLedger):
+    """Budgets of one process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._states: Dict[str, Dict[str, Any]] = {}
+
+    def update(self, keys: Sequence[str], change: Callable[[States, float], T]) -> T:
+        for key in keys:
+            self._states.setdefault(key, {})
+        return change(self._states, self._clock())
 
 
 class TokenBucket:
-    """The arithmetic of one budget.  No lock, no clock, no sleep: every method is told *now*, in monotonic seconds."""
+    """The arithmetic of one budget.  No lock, no clock, no sleep: every method is told *now*, in seconds.
 
-    def __init__(self, budget: int, burst: int) -> None:
+    *budget*: calls per 60 seconds; *burst*: calls of the largest HTTP batch; *state*: what ``state()`` returned last.
+    """
+
+    def __init__(self, budget: int, burst: int, state: Optional[Dict[str, Any]] = None) -> None:
         if budget < 1 or burst < 1:
             raise ValueError(f"budget {budget} and burst {burst} must be at least 1")
         self.budget = budget
         # A small budget must not go out in one burst, or nothing is left to pace.
-        self.full_burst = burst if budget >= 4 * burst else max(1, budget // 4)
-        self.full_pace = (budget - self.full_burst) / WINDOW
-        self.pace = self.full_pace
-        self.peak = 0
-        self._level = float(self.full_burst)
-        self._refilled_at: Optional[float] = None
-        self._slowed_at: Optional[float] = None
-        self._recovered_at = 0.0
-        self._sample_calls = self._sample_refused = 0
-        self._occupied = 0  # calls in the log
-        self._leaving: Deque[Tuple[float, int]] = collections.deque()  # (when it leaves the log, calls), settled only
-        self._sent: Deque[Tuple[float, Take]] = collections.deque()  # of the last 60 s
-        self._sent_calls = 0
+        self._full_burst = burst if budget >= 4 * burst else max(1, budget // 4)
+        found = state or {}
+        self.pace = Pace((budget - self._full_burst) / WINDOW, found.get("pace"))
+        self._level = float(found.get("level", self._full_burst))
+        self._refilled_at: Optional[float] = found.get("refilled_at")
+        # (when it leaves the log, calls), of answered calls, in order
+        leaving = found.get("leaving", ())
+        self._leaving: Deque[Tuple[float, int]] = collections.deque((at, calls) for at, calls in leaving)
+        # grant -> (calls, when it leaves the log if its owner is not heard of any more), of calls under way
+        self._open: Dict[str, Tuple[int, float]] = {
+            grant: (calls, at) for grant, (calls, at) in found.get("open", {}).items()
+        }
+        self._occupied = sum(calls for _, calls in self._leaving) + sum(calls for calls, _ in self._open.values())
+
+    def state(self) -> Dict[str, Any]:
+        """Everything it knows, as JSON values."""
+        return {
+            "level": self._level,
+            "refilled_at": self._refilled_at,
+            "leaving": list(self._leaving),
+            "open": self._open,
+            "pace": self.pace.state(),
+        }
 
     @property
     def burst(self) -> int:
-        """Most calls one take should ask for: a batch, or a second's worth while the pace is reduced."""
-        return self.full_burst if self.pace >= self.full_pace else max(1, min(self.full_burst, int(self.pace)))
+        """Most calls one take may have: a batch, or a fraction of a second's worth while the pace is reduced."""
+        return self.pace.batch(self._full_burst)
+
+    def rate(self, now: float) -> float:
+        """Calls per second at which it refills."""
+        rate = self.pace.at(now)
+        if self.pace.reduced and rate >= self.pace.full:  # smaller bursts leave more of the minute to pace
+            rate = (self.budget - self.burst) / WINDOW
+        return rate
 
     def wait_for(self, calls: int, now: float) -> float:
-        """0.0 when *calls* may be taken now, else seconds until it is worth asking again."""
+        """0.0 when *calls*, at most ``burst``, may be taken now, else seconds until it is worth asking again."""
         self._advance(now)
         wait = 0.0
-        missing = min(calls, self.burst) - self._level
-        if missing > 1e-9 and self.full_pace > 0:
-            wait = missing / self.pace
+        missing = calls - self._level
+        if missing > 1e-9 and self.pace.full > 0:
+            wait = missing / self.rate(now)
         excess = self._occupied + calls - self.budget
         for leaves_at, leaving in self._leaving:
             if excess <= 0:
@@ -91,87 +138,76 @@ class TokenBucket:
             wait = max(wait, _LOOK)
         return wait
 
-    def take(self, calls: int, now: float) -> Take:
-        """Take *calls*.  The caller has seen ``wait_for`` return 0.0, or doesn't mind."""
+    def take(self, grant: str, calls: int, now: float) -> None:
+        """Take *calls* in the name of *grant*.  The caller has seen ``wait_for`` return 0.0, or doesn't mind."""
         self._advance(now)
         self._level -= calls
-        taken = Take(calls, now, self.peak)
+        self._open[grant] = (calls, now + ORPHANED + WINDOW)
         self._occupied += calls
-        self._sent.append((now, taken))
-        self._sent_calls += calls
-        self.peak = max(self.peak, self._sent_calls)
-        return taken
 
-    def settle(self, taken: Take, now: float, *, refused: int = 0) -> None:
-        """The answer to these calls is complete, or will never come: their 60 seconds begin.  Twice is fine.
-
-        *refused* of them were refused as too fast: many of those halve the pace.
-        """
-        if taken.settled:
-            return
-        taken.settled = True
-        self._leaving.append((now + WINDOW + _MARGIN, taken.calls))
-        if self._slowed_at is None or taken.at > self._slowed_at:  # calls from before the last slow-down are no news
-            self._sample_calls += taken.calls
-            self._sample_refused += refused
-        if self._sample_calls >= _SAMPLE:
-            if self._sample_refused >= self._sample_calls * _REFUSED_SHARE:
-                self._slow_down(now)
-            self._sample_calls = self._sample_refused = 0
-
-    def refund(self, taken: Take) -> None:
-        """These calls were never sent: as if never taken."""
-        if taken.settled:
-            return
-        taken.settled = True
-        self._level = min(self.burst, self._level + taken.calls)
-        self._occupied -= taken.calls
-        if any(each is taken for _, each in self._sent):
-            self._sent = collections.deque((at, each) for at, each in self._sent if each is not taken)
-            self._sent_calls -= taken.calls
-            self.peak = max(taken.peak_before, self._sent_calls)
-
-    def _slow_down(self, now: float) -> None:
+    def renew(self, grants: Set[str], now: float) -> None:
+        """The owner of *grants* lives, and still waits for their answers."""
         self._advance(now)
-        if self.full_pace > 0:
-            self.pace = max(min(_SLOWEST, self.full_pace), self.pace / 2)
-        self._slowed_at = self._recovered_at = now
-        self._level = min(self._level, 0.0)
+        for grant in grants & self._open.keys():
+            self._open[grant] = (self._open[grant][0], now + ORPHANED + WINDOW)
+
+    def settle(self, grant: str, calls: int, now: float, *, sent_at: float, refused: int = 0) -> None:
+        """The answer to the *calls* of *grant* is complete, or will never come: their 60 seconds begin.
+
+        *refused* of them were refused as too fast, which may change the pace.
+        """
+        self._advance(now)
+        if self._open.pop(grant, None) is None:  # taken for dead in the meantime: it comes back
+            self._occupied += calls
+        leaves_at = math.ceil((now + WINDOW + _MARGIN) / _STEP) * _STEP
+        together = self._leaving.pop()[1] if self._leaving and self._leaving[-1][0] >= leaves_at else 0
+        self._leaving.append((leaves_at, together + calls))
+        lowered = self.pace.at(now)
+        self.pace.settled(now, sent_at, calls, refused)
+        if self.pace.at(now) < lowered:
+            self._level = min(self._level, 0.0)
+
+    def refund(self, grant: str, now: float) -> None:
+        """These calls were never sent: as if never taken."""
+        self._advance(now)
+        calls, _ = self._open.pop(grant, (0, 0.0))
+        self._occupied -= calls
+        self._level = min(float(self.burst), self._level + calls)
 
     def used(self, now: float) -> int:
         """Calls that the server may count in its window now, at most."""
         self._advance(now)
         return self._occupied
 
-    def sent_last_minute(self, now: float) -> int:
-        """Calls granted in the last 60 seconds."""
-        self._advance(now)
-        return self._sent_calls
-
     def _advance(self, now: float) -> None:
         if self._refilled_at is None:
             self._refilled_at = now
+        if self._refilled_at > now + WINDOW:  # the clock began anew: the machine was restarted
+            self._leaving = collections.deque([(now + WINDOW, self._occupied)])
+            self._open, self._refilled_at = {}, now
         elapsed = max(0.0, now - self._refilled_at)
         self._refilled_at = max(now, self._refilled_at)
-        if self.pace < self.full_pace:
-            steps = int((now - self._recovered_at) / _RECOVERY_SECONDS)
-            if steps > 0:
-                self._recovered_at += steps * _RECOVERY_SECONDS
-                self.pace = min(self.full_pace, self.pace + steps * _RECOVERY * self.full_pace)
-        self._level = min(float(self.burst), self._level + elapsed * self.pace)
+        self._level = min(float(self.burst), self._level + elapsed * self.rate(now))
         while self._leaving and self._leaving[0][0] <= now:
             self._occupied -= self._leaving.popleft()[1]
-        while self._sent and self._sent[0][0] <= now - WINDOW:
-            self._sent_calls -= self._sent.popleft()[1].calls
+        for grant in [grant for grant, (_, leaves_at) in self._open.items() if leaves_at <= now]:
+            self._occupied -= self._open.pop(grant)[0]
 
 
 class Grant(NamedTuple):
-    """Calls granted by every budget they count against."""
+    """Calls granted by every budget they count against.  ``at``: seconds of the ledger's clock."""
 
     site: str
     calls: int
     at: float
-    takes: List[Tuple[TokenBucket, Take]]
+    name: str
+
+
+class _Sent(NamedTuple):
+    at: float
+    calls: int
+    grant: str
+    peak_before: int
 
 
 class Quota:
@@ -189,28 +225,51 @@ class Quota:
         project_budget: int,
         burst: int,
         halt: Halt,
+        account: Account = Account(),
         enabled: bool = True,
+        ledger: Optional[QuotaLedger] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._site_budget = site_budget
+        self._budgets = {"site": site_budget, "user": user_budget, "project": project_budget}
         self._burst = burst
+        self._first_burst = min(TokenBucket(budget, burst).burst for budget in self._budgets.values())
         self._halt = halt
+        self._account = account
         self._enabled = enabled
         self._clock = clock
-        self._lock = threading.Lock()  # guards everything below; held for arithmetic only, never while waiting
-        self._above = [TokenBucket(user_budget, burst), TokenBucket(project_budget, burst)]
-        self._sites: Dict[str, TokenBucket] = {}
+        self._lock = threading.Lock()  # guards everything below; never held while waiting for calls or for our turn
+        self._ledger: QuotaLedger = ledger or LocalLedger(clock)
+        self._name = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
+        self._open: Dict[str, Set[str]] = {}  # site -> our grants that are not settled
+        self._renewed_at = clock()
         self._waiting: Dict[str, Deque[object]] = {}
+        self._bursts: Dict[str, int] = {}  # site -> as last seen
+        self._paces: Dict[str, float] = {}  # site -> calls per second, of those that are slowed down
+        self._sent: Dict[str, Deque[_Sent]] = {}  # site -> our calls of the last 60 s
+        self._peak = 0
+
+    def share(self, ledger: QuotaLedger) -> None:
+        """From now on the budgets are those in *ledger*.  To be called before the first ``acquire``."""
+        with self._lock:
+            self._ledger = ledger
 
     def burst(self, site: str) -> int:
         """Most calls that one HTTP batch to *site* should have now."""
         with self._lock:
-            return min(bucket.burst for bucket in self._chain(site)) if self._enabled else self._burst
+            return self._bursts.get(site, self._first_burst) if self._enabled else self._burst
+
+    def paces(self) -> Dict[str, float]:
+        """Calls per minute for each site that was slowed down because calls were refused as too fast."""
+        with self._lock:
+            return {site: round(pace * 60.0, 1) for site, pace in self._paces.items()}
 
     def acquire(self, site: str, calls: int) -> Optional[Grant]:
-        """Wait until *calls* to *site* may be sent; None when the halt came first.
+        """Wait until *calls* to *site* may be sent; None when the halt came first.  Less is granted while the site
+        is slowed down: the caller sends what was granted, and asks again for the rest.
 
         First come, first served among those who wait for one site, so that a large batch isn't starved by small ones.
+        Raises StoreError when the ledger can't be used.
         """
         turn = object()
         with self._lock:
@@ -218,12 +277,16 @@ class Quota:
             waiting.append(turn)
         try:
             while not self._halt.is_set():
+                wait = _LOOK
                 with self._lock:
-                    now = self._clock()
-                    wait = self._wait(site, calls, now) if waiting[0] is turn else _LOOK
-                    if wait <= 0.0:
-                        takes = [(bucket, bucket.take(calls, now)) for bucket in self._chain(site)]
-                        return Grant(site, calls, now, takes)
+                    if waiting[0] is turn:
+                        try:
+                            granted = self._try(site, calls)
+                        except StoreLocked:
+                            granted = _LOOK / 2
+                        if isinstance(granted, Grant):
+                            return granted
+                        wait = granted
                 self._halt.wait(wait)
             return None
         finally:
@@ -232,35 +295,127 @@ class Quota:
 
     def settle(self, grant: Grant, *, refused: int = 0) -> None:
         """The answer to the granted calls is complete, or will never come; *refused* of them came too fast."""
-        with self._lock:
-            now = self._clock()
-            for bucket, taken in grant.takes:
-                bucket.settle(taken, now, refused=refused if bucket is self._sites[grant.site] else 0)
+
+        def change(buckets: List[TokenBucket], now: float) -> None:
+            for number, bucket in enumerate(buckets):
+                own = refused if number == 0 else 0  # which limit refused isn't said: the site is slowed down
+                bucket.settle(grant.name, grant.calls, now, sent_at=grant.at, refused=own)
+
+        self._give_back(grant, change)
 
     def refund(self, grant: Grant) -> None:
         """The granted calls were never sent."""
+
+        def change(buckets: List[TokenBucket], now: float) -> None:
+            for bucket in buckets:
+                bucket.refund(grant.name, now)
+
+        self._give_back(grant, change)
         with self._lock:
-            for bucket, taken in grant.takes:
-                bucket.refund(taken)
+            sent = self._sent.get(grant.site, collections.deque())
+            self._sent[grant.site] = collections.deque(each for each in sent if each.grant != grant.name)
+            self._peak = next((each.peak_before for each in sent if each.grant == grant.name), self._peak)
+
+    def renew(self) -> None:
+        """Tell the ledger now and then that we live and wait for answers.  Cheap: call it often."""
+        with self._lock:
+            now = self._clock()
+            if now - self._renewed_at < RENEWED:
+                return
+            self._renewed_at = now
+            for site, grants in self._open.items():
+                if grants and self._enabled:
+                    try:
+                        self._update(site, _renew(grants))
+                    except StoreLocked:
+                        self._renewed_at = now - RENEWED + 1.0  # soon again
+
+    def close(self) -> None:
+        """Let go of the ledger.  A worker that comes back late finds one that nobody shares."""
+        with self._lock:
+            ledger, self._ledger = self._ledger, LocalLedger(self._clock)
+            ledger.close()
 
     def sent_last_minute(self) -> int:
-        """Calls sent in the last 60 seconds, to all sites."""
+        """Calls of this run in the last 60 seconds, to all sites."""
         with self._lock:
-            return self._above[0].sent_last_minute(self._clock())
+            now = self._clock()
+            return sum(each.calls for sent in self._sent.values() for each in sent if each.at > now - WINDOW)
 
     def peak_qpm(self) -> int:
-        """The greatest number of calls to one site in any 60 seconds so far."""
+        """The greatest number of this run's calls to one site in any 60 seconds so far."""
         with self._lock:
-            return max((bucket.peak for bucket in self._sites.values()), default=0)
+            return self._peak
 
-    def _wait(self, site: str, calls: int, now: float) -> float:
-        return max(bucket.wait_for(calls, now) for bucket in self._chain(site)) if self._enabled else 0.0
+    def _try(self, site: str, calls: int) -> Any:
+        """A Grant, or the seconds to wait."""
+        name = f"{self._name}-{next(self._numbers)}"
 
-    def _chain(self, site: str) -> List[TokenBucket]:
-        return [self._site(site), *self._above]
+        def change(buckets: List[TokenBucket], now: float) -> Any:
+            if not self._enabled:
+                return Grant(site, calls, now, name)
+            most = min(calls, *(bucket.burst for bucket in buckets))
+            wait = max(bucket.wait_for(most, now) for bucket in buckets)
+            if wait > 0.0:
+                return wait
+            for bucket in buckets:
+                bucket.take(name, most, now)
+            return Grant(site, most, now, name)
 
-    def _site(self, site: str) -> TokenBucket:
-        bucket = self._sites.get(site)
-        if bucket is None:
-            bucket = self._sites[site] = TokenBucket(self._site_budget, self._burst)
-        return bucket
+        found = self._update(site, change)
+        if isinstance(found, Grant):
+            self._open.setdefault(site, set()).add(found.name)
+            self._count(found)
+        return found
+
+    def _count(self, grant: Grant) -> None:
+        now = self._clock()
+        sent = self._sent.setdefault(grant.site, collections.deque())
+        sent.append(_Sent(now, grant.calls, grant.name, self._peak))
+        while sent[0].at <= now - WINDOW:
+            sent.popleft()
+        self._peak = max(self._peak, sum(each.calls for each in sent))
+
+    def _give_back(self, grant: Grant, change: Callable[[List[TokenBucket], float], Any]) -> None:
+        """Until the ledger takes it: an answer that is not noted would keep its calls in the log too long."""
+        while True:
+            with self._lock:
+                self._open.get(grant.site, set()).discard(grant.name)
+                if not self._enabled:
+                    return
+                try:
+                    self._update(grant.site, change)
+                    return
+                except StoreLocked:
+                    pass
+            if self._halt.wait(_LOOK / 2):
+                return  # its calls leave the log by themselves
+
+    def _update(self, site: str, change: Callable[[List[TokenBucket], float], T]) -> T:
+        names = {"site": site, "user": self._account.user, "project": self._account.project}
+        keys = {kind: f"{kind} {name}" for kind, name in names.items()}
+
+        def on_states(states: States, now: float) -> T:
+            buckets = [TokenBucket(self._budgets[kind], self._burst, states[key]) for kind, key in keys.items()]
+            found = change(buckets, now)
+            for key, bucket in zip(keys.values(), buckets):
+                states[key] = bucket.state()
+            self._see(site, buckets, now)
+            return found
+
+        return self._ledger.update(list(keys.values()), on_states)
+
+    def _see(self, site: str, buckets: List[TokenBucket], now: float) -> None:
+        self._bursts[site] = min(bucket.burst for bucket in buckets)
+        if buckets[0].pace.reduced:
+            self._paces[site] = buckets[0].rate(now)
+        else:
+            self._paces.pop(site, None)
+
+
+def _renew(grants: Set[str]) -> Callable[[List[TokenBucket], float], None]:
+    def change(buckets: List[TokenBucket], now: float) -> None:
+        for bucket in buckets:
+            bucket.renew(grants, now)
+
+    return change

@@ -59,7 +59,7 @@ def read_status(store_url: str, *, sites: Optional[Sequence[str]] = None) -> Dic
     ``missing`` counts days without a line in the ledger between a dataset's first and last.
     """
     store = open_store(store_url)
-    store.open(exclusive=False)
+    store.open(writing=False)
     try:
         days = store.read("SELECT site, report, search_type, date, status, rows FROM gsc_days ORDER BY 1, 2, 3, 4")
         runs = store.read(

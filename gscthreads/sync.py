@@ -28,7 +28,7 @@ from .auth import open_credentials
 from .client import Client
 from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_root
 from .coordinator import Coordinator
-from .errors import ConfigError, GscError, StoreFull
+from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked
 from .figures import RUNNING, Counters, Result, Snapshot
 from .halt import Halt, Halted
 from .model import Rows, Slice
@@ -72,6 +72,7 @@ class Sync:
         self._ended = threading.Event()
         self._lock = threading.Lock()  # guards _coordinator_thread
         self._thread: Optional[threading.Thread] = None
+        self._coordinator: Optional[Coordinator] = None
         self._result: Optional[Result] = None
         self._error: Optional[BaseException] = None
         self._began = 0.0
@@ -83,6 +84,7 @@ class Sync:
             project_budget=int(PROJECT_QPM * config.qpm_target),
             burst=burst,
             enabled=config.rate_limit_enabled,
+            account=self._credentials.account,
             halt=self._halt,
         )
         self._registry = SocketRegistry()
@@ -136,7 +138,7 @@ class Sync:
         counters = self._counters
         seconds = time.monotonic() - self._began if self._thread is not None else 0.0
         days, owed_days = counters["days"], counters["days_owed"]
-        result = self._result
+        result, coordinator = self._result, self._coordinator
         return Snapshot(
             status=result.status if result else RUNNING,
             days=days,
@@ -153,6 +155,8 @@ class Sync:
             peak_qpm=self._quota.peak_qpm(),
             seconds=result.seconds if result else seconds,
             eta=seconds / days * (owed_days - days) if days and not result else None,
+            slowed=self._quota.paces(),
+            waiting=coordinator.waiting() if coordinator and not result else "",
         )
 
     def __enter__(self) -> "Sync":
@@ -176,10 +180,12 @@ class Sync:
                 self._halt.on_set(self._registry.abort)
                 self._halt.on_set(self._outcomes.wake)
                 coordinator, client = self._wire(threads)
+                self._coordinator = coordinator
                 stack.callback(client.close)
                 self._drive(coordinator)
                 self._halt.set(str(self._error) if self._error else "the run is over")
                 threads.end(_GRACE)
+                self._quota.close()
                 self._result = coordinator.close(self._error)
         except BaseException as caught:
             logger.exception("the run broke off")
@@ -194,7 +200,7 @@ class Sync:
             coordinator.run()
         except Halted:
             pass
-        except StoreFull as caught:
+        except (StoreFull, StoreLocked, LeaseLost) as caught:
             coordinator.park(str(caught))
             logger.error("parked: %s", caught)
         except BaseException as caught:
@@ -219,8 +225,10 @@ class Sync:
             quota=self._quota,
             outcomes=self._outcomes,
             halt=self._halt,
-            on_sent=lambda batch: coordinator.count_sent(batch),
+            on_sent=lambda slices, again: coordinator.count_sent(slices, again),
         )
+        if config.rate_limit_enabled:
+            self._quota.share(self._store.quota_ledger())
 
         coordinator = Coordinator(
             config=config,
@@ -232,10 +240,14 @@ class Sync:
             list_sites=lambda: threads.submit(worker.list_sites),
             most=lambda site: self._quota.burst(site) if client.batch_supported else 1,
             peak_qpm=self._quota.peak_qpm,
-            tick=self._registry.expire,
+            tick=self._tick,
             today=self._today,
         )
         return coordinator, client
+
+    def _tick(self, now: float) -> None:
+        self._registry.expire(now)
+        self._quota.renew()
 
 
 class _Threads:

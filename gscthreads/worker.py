@@ -5,25 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .client import Client
 from .errors import BurstQuota, CredentialsError
 from .halt import Halt, Halted
 from .model import Failed, Fetched, Slice
 from .outcomes import Outcomes
-from .quota import Quota
+from .quota import Grant, Quota
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Slices of one site that go out together."""
+    """Slices of one site that go out together (or in parts, while the site is slowed down)."""
 
     number: int
     slices: Sequence[Slice]
-    retries: int = 0  # how many of the slices were sent before
+    again: FrozenSet[Slice] = frozenset()  # those that were sent before
 
     @property
     def site(self) -> str:
@@ -32,11 +32,12 @@ class Batch:
 
 class BatchEnded(NamedTuple):
     """Always a batch's last outcome, unless the run halts.  ``sent_at``: monotonic seconds, None when it was never
-    sent.  ``error``: what the worker died of."""
+    sent.  ``error``: what the worker died of.  ``seconds``: how long it was at work."""
 
     batch: Batch
     sent_at: Optional[float] = None
     error: Optional[BaseException] = None
+    seconds: float = 0.0
 
 
 class SitesListed(NamedTuple):
@@ -55,7 +56,7 @@ class Worker:
         quota: Quota,
         outcomes: Outcomes,
         halt: Halt,
-        on_sent: Callable[[Batch], None],
+        on_sent: Callable[[Sequence[Slice], int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -67,17 +68,18 @@ class Worker:
 
     def run(self, batch: Batch) -> None:
         """Fetch *batch*.  Every slice gets one outcome, or none; then the batch ends."""
-        sent_at: Optional[float] = None
+        sent: List[float] = []
         error: Optional[BaseException] = None
+        began = self._clock()
         try:
-            sent_at = self._fetch(batch)
+            self._fetch(batch, sent)
         except Halted:
             return
         except BaseException as caught:  # also SystemExit, which a pool thread would swallow with its outcome
             if not isinstance(caught, CredentialsError):
                 logger.exception("worker died on HTTP batch %d of %s", batch.number, batch.site)
             error = caught
-        self._outcomes.put(BatchEnded(batch, sent_at, error))
+        self._outcomes.put(BatchEnded(batch, sent[0] if sent else None, error, self._clock() - began))
 
     def list_sites(self) -> None:
         """Ask which sites the account has."""
@@ -88,16 +90,23 @@ class Worker:
         except Exception as error:  # advice is all that is lost
             self._outcomes.put(SitesListed(error))
 
-    def _fetch(self, batch: Batch) -> Optional[float]:
-        grant = self._quota.acquire(batch.site, len(batch.slices))
-        if grant is None:
-            raise Halted
-        if self._halt.is_set():
-            self._quota.refund(grant)
-            raise Halted
-        sent_at = self._clock()
-        self._on_sent(batch)
+    def _fetch(self, batch: Batch, sent: List[float]) -> None:
+        """Fetch *batch*, in as many parts as the quota grants it; note in *sent* when each went out."""
+        done = 0
+        while done < len(batch.slices):
+            grant = self._quota.acquire(batch.site, len(batch.slices) - done)
+            if grant is None:
+                raise Halted
+            if self._halt.is_set():
+                self._quota.refund(grant)
+                raise Halted
+            part = batch.slices[done : done + grant.calls]
+            done += len(part)
+            sent.append(self._clock())
+            self._on_sent(part, sum(slice_ in batch.again for slice_ in part))
+            self._fetch_part(part, grant)
 
+    def _fetch_part(self, part: Sequence[Slice], grant: Grant) -> None:
         refused = 0
 
         def deliver(outcome: Union[Fetched, Failed]) -> None:
@@ -107,7 +116,6 @@ class Worker:
                 raise Halted
 
         try:
-            self._client.fetch(batch.slices, deliver)
+            self._client.fetch(part, deliver)
         finally:
             self._quota.settle(grant, refused=refused)
-        return sent_at

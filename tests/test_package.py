@@ -83,10 +83,11 @@ def test_the_budget_is_a_share_of_the_limit_and_the_config_frozen():
 # -- the package
 
 LAYERS = [
-    {"_version", "errors", "halt", "backoff"},
-    {"model", "refusals", "pacific", "sites", "figures", "quota", "keyfile"},
-    {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.schema"},
-    {"plan", "tokenserver", "client", "stores.sqlite"},
+    {"_version", "errors", "halt", "backoff", "pace"},
+    {"model", "refusals", "pacific", "sites", "figures", "keyfile"},
+    {"quota"},
+    {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.schema", "stores.sqlite_sync"},
+    {"plan", "parking", "tokenserver", "client", "stores.sqlite"},
     {"auth", "stores", "worker"},
     {"config"},
     {"coordinator"},

@@ -13,7 +13,7 @@ import requests
 
 import gscthreads
 from gscthreads import client, coordinator, pacific, plan, refusals, rows
-from gscthreads.errors import StoreLocked, Transient
+from gscthreads.errors import StoreError, Transient
 from gscthreads.halt import Halt
 from gscthreads.model import Dataset, Report, Rows, Slice, SliceKey
 from gscthreads.simulator import Simulator, Site
@@ -49,24 +49,36 @@ def statuses(path):
         return dict(database.execute("SELECT status, count(*) FROM gsc_days GROUP BY status"))
 
 
-def test_a_run_that_finds_the_store_locked_does_not_delete_it(sim, path):
+def test_a_run_that_fails_deletes_neither_what_was_there_nor_what_another_run_uses(sim, path):
     store = SQLiteStore(path)
-    assert copy(sim, store).status == "complete"  # made by this object
     other = SQLiteStore(path)
+    sim.faults.set("forbidden_403", 1.0)
+    store.open()
     other.open()
-    try:
-        with pytest.raises(StoreLocked, match="another sync"):
-            copy(sim, store)
-    finally:
-        other.close()
+    store.close(discard=True)  # made by it, but not its own any more
+    other.close()
+    assert copy(sim, store).status == "failed"
+    sim.faults.clear()
+    assert copy(sim, store).status == "complete"
     assert statuses(path) == {"final": 20}
     assert copy(sim, store).calls == 0
+
+
+def test_a_store_that_another_program_does_not_let_go_parks_the_run(sim, path, monkeypatch):
+    assert copy(sim, path, 2).status == "complete"
+    monkeypatch.setattr("gscthreads.stores.sqlite.PATIENCE", 0.05)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        result = copy(sim, path)
+        assert (result.status, result.exit_status, result.calls) == ("parked", 3, 0)
+        assert "another program" in result.reason
+    assert copy(sim, path).status == "complete"
 
 
 def test_one_store_object_serves_one_run_at_a_time(path):
     store = SQLiteStore(path)
     store.open()
-    with pytest.raises(StoreLocked, match="in use"):
+    with pytest.raises(StoreError, match="in use"):
         store.open()
     store.begin(Halt())
     store.rollback()

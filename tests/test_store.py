@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gscthreads.errors import ConfigError, StoreError, StoreFull, StoreLocked, StoreMissing
+from gscthreads.errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreMissing
 from gscthreads.halt import Halt, Halted
 from gscthreads.model import Dataset, Report, Rows, SliceKey
 from gscthreads.stores import open_store
-from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, RunFigures
+from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, Park, RunFigures
 from gscthreads.stores.sqlite import SQLiteStore
 
 STORES = {"sqlite": SQLiteStore}
@@ -29,7 +29,8 @@ COLUMNS = {
     "gsc_top_queries": "site search_type date page rank query clicks impressions ctr position",
     "gsc_page_lifetime": "site search_type page clicks impressions ctr position first_seen last_seen days_seen",
     "gsc_days": "site report search_type date status rows calls published_at",
-    "gsc_runs": "run_id started_at ended_at status days rows calls retries peak_qpm seconds settings",
+    "gsc_runs": "run_id started_at ended_at status days rows calls retries peak_qpm seconds settings uptime"
+                " restarts faults halt_seconds",
 }
 
 
@@ -212,24 +213,101 @@ def test_failing_and_unstaging_days(store):
     assert store.ledger(PAGE, DAY, DAY)[DAY].slices == {}
 
 
-def test_runs_are_noted_and_one_that_said_nothing_was_killed(store):
-    with transaction(store):
-        store.start_run("{}")
-    with transaction(store):
-        second = store.start_run("{}")
-        store.save_run(second, RunFigures("complete", 1, 2, 3, 4, 5, 6.5), ended=True)
-    assert store.read("SELECT status, days, rows, calls, retries, peak_qpm, seconds FROM gsc_runs ORDER BY run_id") == [
-        ("killed", 0, 0, 0, 0, 0, 0.0), ("complete", 1, 2, 3, 4, 5, 6.5)
-    ]
+def another(store):
+    """A second process's store object, as it were."""
+    made = type(store)(store.path)
+    made.open()
+    return made
 
 
-def test_a_second_sync_is_told_who_holds_the_store_and_a_reader_is_not_disturbed(store):
+def start(store, *datasets):
+    """Start a run that claims *datasets*: (run id, those that others hold)."""
     with transaction(store):
-        store.start_run("{}")
-    with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
-        STORES["sqlite"](store.path).open()
-    reader = STORES["sqlite"](store.path)
-    reader.open(exclusive=False)
+        return store.start_run("{}"), store.claim(datasets)
+
+
+def test_runs_are_noted_and_one_that_ended_without_a_word_was_killed(store):
+    start(store)
+    with contextlib.closing(another(store)) as second:
+        store.close()
+        run, _ = start(second)
+        with transaction(second):
+            figures = RunFigures("complete", 1, 2, 3, 4, 5, 6.5, 0.99, 2, '{"Transient": 3}', 0.1)
+            second.save_run(run, figures, ended=True)
+        assert second.read(
+            "SELECT status, days, rows, calls, retries, peak_qpm, seconds, uptime, restarts, faults, halt_seconds"
+            " FROM gsc_runs ORDER BY run_id"
+        ) == [
+            ("killed", 0, 0, 0, 0, 0, 0.0, 1.0, 0, "{}", None),
+            ("complete", 1, 2, 3, 4, 5, 6.5, 0.99, 2, '{"Transient": 3}', 0.1),
+        ]
+    store.open()
+
+
+def test_a_dataset_is_leased_to_one_run_and_the_others_are_told_who_holds_it(store):
+    assert start(store, PAGE)[1] == {}
+    with contextlib.closing(another(store)) as second:
+        _, held = start(second, PAGE, QUERY)
+        assert list(held) == [PAGE]
+        assert f"process {os.getpid()} on" in held[PAGE]
+        with transaction(second):
+            second.publish(QUERY, DAY, queries(("a", 1)), status=FINAL, calls=1)
+        with transaction(store):
+            store.publish(PAGE, DAY, pages(a=1), status=FINAL, calls=1)
+    assert store.read("SELECT count(*) FROM gsc_performance") == [(2,)]
+
+
+def test_a_lease_is_free_once_its_run_has_ended(store):
+    run, _ = start(store, PAGE)
+    with contextlib.closing(another(store)) as second:
+        with transaction(store):
+            store.save_run(run, RunFigures("complete", 0, 0, 0, 0, 0, 0.0), ended=True)
+        assert start(second, PAGE)[1] == {}
+
+
+def test_who_gives_no_sign_of_life_loses_its_leases_and_writes_nothing_more(store, monkeypatch):
+    start(store, PAGE)
+    monkeypatch.setattr(f"{type(store).__module__}.LEASE_SECONDS", -1.0)
+    with contextlib.closing(another(store)) as second:
+        assert start(second, PAGE)[1] == {}
+        with pytest.raises(LeaseLost, match="took this one for dead"):
+            store.begin(Halt())
+        with transaction(second):
+            second.publish(PAGE, DAY, pages(a=1), status=FINAL, calls=1)
+        assert second.read("SELECT status FROM gsc_runs ORDER BY run_id") == [("killed",), ("running",)]
+
+
+def test_a_park_is_remembered_until_the_site_answers(store):
+    since = dt.datetime(2026, 1, 5, 12, 0, tzinfo=dt.timezone.utc)
+    park = Park(since, since + dt.timedelta(minutes=15), "load quota exceeded")
+    with transaction(store):
+        store.park(PAGE.site, park)
+    with contextlib.closing(another(store)) as second:
+        assert second.parks() == {PAGE.site: park}
+        with transaction(second):
+            second.park(PAGE.site, park._replace(until=since))
+            second.park("sc-domain:other.com", None)
+    assert store.parks() == {PAGE.site: park._replace(until=since)}
+    with transaction(store):
+        store.park(PAGE.site, None)
+    assert store.parks() == {}
+
+
+def test_all_runs_on_a_store_share_its_budgets(store):
+    with contextlib.closing(another(store)) as second:
+        first_ledger, second_ledger = store.quota_ledger(), second.quota_ledger()
+        first_ledger.update(["site a", "user b"], lambda states, now: states["site a"].update(level=3))
+        assert second_ledger.update(["site a"], lambda states, now: dict(states["site a"])) == {"level": 3}
+        first, later = (each.update([], lambda states, now: now) for each in (first_ledger, second_ledger))
+        assert 0 <= later - first < 3600  # one clock
+        first_ledger.close()
+        second_ledger.close()
+
+
+def test_a_reader_is_not_disturbed(store):
+    start(store)
+    reader = type(store)(store.path)
+    reader.open(writing=False)
     assert reader.read("SELECT status FROM gsc_runs") == [("running",)]
     reader.close()
 
@@ -287,7 +365,7 @@ def test_files_that_are_not_ours_are_left_alone(tmp_path):
         with pytest.raises(StoreError, match=words):
             SQLiteStore(str(tmp_path / name)).open()
     with pytest.raises(StoreMissing):
-        SQLiteStore(str(tmp_path / "absent.db")).open(exclusive=False)
+        SQLiteStore(str(tmp_path / "absent.db")).open(writing=False)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert sorted(os.listdir(tmp_path)) == ["folder", "newer.db", "text.db", "theirs.db"]
     assert not (tmp_path / "absent.db").exists()

@@ -1,4 +1,4 @@
-"""The store contract in words.  Every store keeps these promises; ``tests/contract`` holds each to them."""
+"""The store contract in words.  Every store keeps these promises; ``tests/test_store.py`` holds each to them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 from ..halt import Halt
 from ..model import Dataset, Rows, SliceKey
+from ..quota import LocalLedger, QuotaLedger
+
+#: Seconds without a sign of life after which a run loses its leases.
+LEASE_SECONDS = 60.0
 
 #: What the ledger says of a day.  OPEN: begun, nothing published yet.  FAILED: given up, nothing published.
 OPEN, PROVISIONAL, FINAL, FAILED = "open", "provisional", "final", "failed"
@@ -29,7 +33,9 @@ class DayRecord(NamedTuple):
 
 
 class RunFigures(NamedTuple):
-    """What a run has done so far, as kept in gsc_runs."""
+    """What a run has done so far, as kept in gsc_runs.  ``uptime``: share of the workers' time not lost to crashes;
+    ``restarts``: crashes; ``faults``: JSON, how often each class of error was met; ``halt_seconds``: from the halt to
+    the end of the run."""
 
     status: str
     days: int
@@ -38,6 +44,18 @@ class RunFigures(NamedTuple):
     retries: int
     peak_qpm: int
     seconds: float
+    uptime: float = 1.0
+    restarts: int = 0
+    faults: str = "{}"
+    halt_seconds: Optional[float] = None
+
+
+class Park(NamedTuple):
+    """A site whose load quota was spent: when that was first seen, and when it is worth asking again (both UTC)."""
+
+    since: dt.datetime
+    until: dt.datetime
+    reason: str
 
 
 class Store(abc.ABC):
@@ -46,21 +64,30 @@ class Store(abc.ABC):
     Writing goes through transactions: ``begin``, any number of ``stage``, ``publish``, ``fail_day``, ``save_run``,
     then ``commit``.  What a transaction did is visible and durable when ``commit`` returns, and not at all before.
     Every method raises ``StoreError`` (``StoreFull``, ``StoreLocked``) with the driver's error as its cause.
+
+    Several processes may have a store open.  A dataset is written by one run at a time, which holds its lease
+    (``claim``).  A run that gives no sign of life (``begin``) for ``LEASE_SECONDS``, or is seen to be dead, loses its
+    leases to the next that asks; its own next ``begin`` then raises ``LeaseLost``, before it has written anything.
     """
 
     #: True when ``open`` found no database and made one.
     created = False
 
     @abc.abstractmethod
-    def open(self, *, exclusive: bool = True) -> None:
-        """Connect, migrate the schema forward, and take the sync lock (released by the system if we are killed).
+    def open(self, *, writing: bool = True) -> None:
+        """Connect, and migrate the schema forward.
 
-        Not *exclusive*: only read, without the lock; a store that does not exist is ``StoreMissing``.
+        Not *writing*: only read; a store that does not exist is ``StoreMissing``.
         """
 
     @abc.abstractmethod
     def close(self, *, discard: bool = False) -> None:
-        """Let go of everything; twice is fine.  *discard* removes a database that this ``open`` created."""
+        """Let go of everything; twice is fine.  *discard* removes a database that this ``open`` created, unless
+        another process has begun to use it."""
+
+    def quota_ledger(self) -> QuotaLedger:
+        """The budgets that all runs on this store share.  Thread-safe with the store; closed by whoever asked."""
+        return LocalLedger()
 
     @abc.abstractmethod
     def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
@@ -73,8 +100,8 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, halt: Halt) -> None:
-        """Start a transaction; waits for other writers until *halt* comes (``Halted``) or patience ends
-        (``StoreLocked``)."""
+        """Start a transaction, which is also a sign of life; waits for other writers until *halt* comes (``Halted``)
+        or patience ends (``StoreLocked``).  Raises LeaseLost when this run was taken for dead."""
 
     @abc.abstractmethod
     def commit(self) -> None: ...
@@ -104,11 +131,24 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def start_run(self, settings: str) -> int:
-        """Note the start of a run (*settings*: JSON without secrets); its run id."""
+        """Note the start of a run (*settings*: JSON without secrets); its run id.  Runs found dead become killed."""
+
+    @abc.abstractmethod
+    def claim(self, datasets: Iterable[Dataset]) -> Dict[Dataset, str]:
+        """Inside a transaction, after ``start_run``: lease those of *datasets* that no living run holds.  The others,
+        with words that say who holds them."""
 
     @abc.abstractmethod
     def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
-        """Bring a run's line in gsc_runs up to date."""
+        """Bring a run's line in gsc_runs up to date.  *ended* gives its leases back."""
+
+    @abc.abstractmethod
+    def parks(self) -> Dict[str, Park]:
+        """The sites that were parked and have not been answered since."""
+
+    @abc.abstractmethod
+    def park(self, site: str, park: Optional[Park]) -> None:
+        """Inside a transaction: note that *site* is parked; None: that it answers again."""
 
     @abc.abstractmethod
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:

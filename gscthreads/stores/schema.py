@@ -116,8 +116,31 @@ SELECT id AS run_id, started_at, ended_at, status, days, rows, calls, retries, p
 FROM gsc_run;
 """
 
+_SHARING = """
+-- token and beat (seconds of the monotonic clock) show whether the run still lives
+ALTER TABLE gsc_run ADD COLUMN token TEXT NOT NULL DEFAULT '';
+ALTER TABLE gsc_run ADD COLUMN beat REAL NOT NULL DEFAULT 0;
+ALTER TABLE gsc_run ADD COLUMN uptime REAL NOT NULL DEFAULT 1;
+ALTER TABLE gsc_run ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE gsc_run ADD COLUMN faults TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE gsc_run ADD COLUMN halt_seconds REAL;
+DROP VIEW gsc_runs;
+CREATE VIEW gsc_runs AS
+SELECT id AS run_id, started_at, ended_at, status, days, rows, calls, retries, peak_qpm, seconds, settings,
+       uptime, restarts, faults, halt_seconds
+FROM gsc_run;
+-- which run may write to a dataset
+CREATE TABLE gsc_lease (dataset INTEGER PRIMARY KEY REFERENCES gsc_dataset (id), run INTEGER NOT NULL);
+-- sites whose load quota was spent and that have not answered since
+CREATE TABLE gsc_park (site TEXT PRIMARY KEY, since TEXT NOT NULL, until TEXT NOT NULL, reason TEXT NOT NULL);
+-- sums over a published day's rows, to prove them by; NULL for days published before there were any
+ALTER TABLE gsc_day ADD COLUMN clicks INTEGER;
+ALTER TABLE gsc_day ADD COLUMN impressions INTEGER;
+ALTER TABLE gsc_day ADD COLUMN positions REAL;
+"""
+
 #: Each entry lifts the schema by one ``user_version``.  Append only: users' files hold every older version.
-MIGRATIONS = (_TABLES + _VIEWS,)
+MIGRATIONS = (_TABLES + _VIEWS, _SHARING)
 
 #: One slice's rows; as many parenthesised rows follow as fit one statement.
 INSERT_FACTS = "INSERT INTO gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position) VALUES "

@@ -11,11 +11,13 @@ import sqlite3
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import ConfigError, StoreError, StoreFull, StoreLocked, StoreMissing
+from ..errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from ..halt import Halt, Halted
 from ..model import Dataset, Row, Rows, SliceKey
+from ..quota import QuotaLedger
 from . import schema
-from .base import FAILED, OPEN, Acknowledged, DayRecord, RunFigures, Store
+from .base import FAILED, LEASE_SECONDS, OPEN, Acknowledged, DayRecord, Park, RunFigures, Store
+from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
 PATIENCE = 60.0
@@ -33,9 +35,11 @@ class SQLiteStore(Store):
     def __init__(self, path: str) -> None:
         self.path = path
         self.created = False
-        self._lock_created = False
+        self._sync = SyncFile(path)
+        self._sync_created = False
+        self._run_lock: Optional[RunLock] = None
+        self._run_id: Optional[int] = None
         self._db: Optional[sqlite3.Connection] = None
-        self._lock: Optional[sqlite3.Connection] = None
         self._datasets: Dict[Dataset, int] = {}
         self._days: Dict[Tuple[Dataset, dt.date], int] = {}
         self._pages: Dict[str, int] = {}
@@ -44,54 +48,70 @@ class SQLiteStore(Store):
 
     # -- open and close
 
-    def open(self, *, exclusive: bool = True) -> None:
-        if self._db is not None or self._lock is not None:
-            raise StoreLocked(f"this store object is in use; make another one for {self.path}")
+    def open(self, *, writing: bool = True) -> None:
+        if self._db is not None:
+            raise StoreError(f"this store object is in use; make another one for {self.path}")
         self.created = False
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: this needs 3.25 or newer (or Postgres)")
-        existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
-        self._check_path(existed=existed, exclusive=exclusive)
-        self._lock_created = not os.path.exists(self.path + "-sync")
+        self._check_path(writing=writing)
         try:
             with self._errors():
-                if exclusive:
-                    self._take_lock()
-                    self.created = not os.path.exists(self.path)
-                self._db = self._connect()
-                if exclusive:
-                    self._migrate()
+                if writing:
+                    self._open_for_writing()
                 else:
+                    self._db = self._connect()
                     self._db.execute("PRAGMA query_only = ON")
                     self._check_ours()
         except BaseException:
             self.close(discard=True)
             raise
 
+    def _open_for_writing(self) -> None:
+        self._sync_created = not os.path.exists(self._sync.path)
+        with self._sync.alone():
+            self._run_lock = RunLock(self.path)  # first: who is about to discard the database looks for it
+            self.created = not os.path.exists(self.path)
+            self._db = self._connect()
+            self._migrate()
+
     def close(self, *, discard: bool = False) -> None:
-        database, self._db, lock, self._lock = self._db, None, self._lock, None
+        database, self._db = self._db, None
         if database is not None:
             with contextlib.suppress(sqlite3.Error):
                 database.close()
-        if lock is None:
-            return
-        made = (["", "-wal", "-shm"] if self.created else []) + (["-sync"] if self._lock_created else [])
-        for suffix in made if discard else []:  # under the lock, so that nobody else has opened what goes
-            with contextlib.suppress(OSError):
-                os.unlink(self.path + suffix)
-        self.created = False
-        with contextlib.suppress(sqlite3.Error):
-            lock.close()
+        self._run_id = None
+        run_lock, self._run_lock = self._run_lock, None
+        if run_lock is not None:
+            if discard and (self.created or self._sync_created):
+                self._discard(run_lock.token)
+            run_lock.close()
+        self.created = self._sync_created = False
+        self._sync.close()
 
-    def _check_path(self, *, existed: bool, exclusive: bool) -> None:
+    def _discard(self, token: str) -> None:
+        """Remove what ``open`` made, unless another run has come since."""
+        made = (["", "-wal", "-shm"] if self.created else []) + (
+            ["-sync", "-sync-wal", "-sync-shm"] if self._sync_created else []
+        )
+        with contextlib.suppress(sqlite3.Error, StoreError), self._sync.alone():
+            for suffix in [] if others(self.path, token) else made:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path + suffix)
+
+    def quota_ledger(self) -> QuotaLedger:
+        return SyncFile(self.path)
+
+    def _check_path(self, *, writing: bool) -> None:
+        existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
         folder = os.path.dirname(os.path.abspath(self.path))
         if os.path.isdir(self.path):
             raise StoreError(f"{self.path} is a folder; name a file in it")
         if not os.path.isdir(folder):
             raise StoreError(f"the folder {folder} does not exist; make it first")
-        if not exclusive and not existed:
+        if not writing and not existed:
             raise StoreMissing(f"{self.path} does not exist yet; run a sync first")
-        if exclusive and not os.access(self.path if existed else folder, os.W_OK):
+        if writing and not os.access(self.path if existed else folder, os.W_OK):
             raise StoreError(f"no permission to write {self.path if existed else folder}")
         if existed:
             try:
@@ -107,35 +127,6 @@ class SQLiteStore(Store):
         database.execute("PRAGMA cache_size = -16000")  # KiB: holds the B-tree of the days being written
         database.execute("PRAGMA temp_store = MEMORY")
         return database
-
-    def _take_lock(self) -> None:
-        """One sync at a time: an exclusive lock on a file beside the database, which the system drops if we die."""
-        while True:
-            lock = sqlite3.connect(self.path + "-sync", timeout=0, isolation_level=None)
-            try:
-                lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as error:
-                lock.close()
-                if not _is_busy(error):
-                    raise
-                raise StoreLocked(f"{self.path} is being written by another sync{self._holder()}") from error
-            if os.path.exists(self.path + "-sync"):
-                self._lock = lock
-                return
-            lock.close()  # its holder discarded it just before letting go: what we locked has no name any more
-
-    def _holder(self) -> str:
-        with contextlib.suppress(sqlite3.Error):
-            database = sqlite3.connect(self.path, timeout=1.0)
-            try:
-                row = database.execute(
-                    "SELECT pid, host, started_at FROM gsc_run WHERE status = 'running' ORDER BY id DESC LIMIT 1"
-                ).fetchone()
-            finally:
-                database.close()
-            if row:
-                return f" (process {row[0]} on {row[1]}, since {row[2]}); wait for it or halt it"
-        return "; wait for it or halt it"
 
     def _check_ours(self) -> int:
         """The schema version of the file, 0 when it is empty; StoreError when it is somebody else's."""
@@ -172,14 +163,21 @@ class SQLiteStore(Store):
             while True:
                 try:
                     database.execute("BEGIN IMMEDIATE")
-                    return
+                    break
                 except sqlite3.OperationalError as error:
-                    if not _is_busy(error):
+                    if not is_busy(error):
                         raise
                     if halt.wait(0.02):
                         raise Halted from error
                     if time.monotonic() > deadline:
                         raise StoreLocked(f"{self.path} is locked by another program that writes to it") from error
+            if self._run_id is not None:
+                alive = database.execute(
+                    "UPDATE gsc_run SET beat = ? WHERE id = ? AND status = 'running'", (time.monotonic(), self._run_id)
+                )
+                if alive.rowcount != 1:
+                    self.rollback()
+                    raise LeaseLost(f"another sync of {self.path} took this one for dead and went on in its place")
 
     def commit(self) -> None:
         with self._errors():
@@ -408,21 +406,70 @@ class SQLiteStore(Store):
     def start_run(self, settings: str) -> int:
         with self._errors():
             database = self._connection()
-            # We hold the lock, so whoever still counts as running was killed.
-            database.execute("UPDATE gsc_run SET status = 'killed' WHERE status = 'running'")
+            running = database.execute("SELECT id, token, beat FROM gsc_run WHERE status = 'running'").fetchall()
+            for number, token, beat in running:
+                self._lives(number, token, beat)
             inserted = database.execute(
-                "INSERT INTO gsc_run (started_at, status, settings, host, pid) VALUES (?, 'running', ?, ?, ?)",
-                (_now(), settings, socket.gethostname(), os.getpid()),
+                "INSERT INTO gsc_run (started_at, status, settings, host, pid, token, beat)"
+                " VALUES (?, 'running', ?, ?, ?, ?, ?)",
+                (_now(), settings, socket.gethostname(), os.getpid(), self._token(), time.monotonic()),
             )
-            return int(inserted.lastrowid or 0)
+            self._run_id = int(inserted.lastrowid or 0)
+            return self._run_id
+
+    def claim(self, datasets: Iterable[Dataset]) -> Dict[Dataset, str]:
+        held: Dict[Dataset, str] = {}
+        with self._errors():
+            database = self._connection()
+            for dataset in datasets:
+                number = self._dataset(dataset)
+                holder = database.execute(
+                    "SELECT r.id, r.token, r.beat, r.pid, r.host, r.started_at FROM gsc_lease l"
+                    " JOIN gsc_run r ON r.id = l.run WHERE l.dataset = ? AND r.id <> ?", (number, self._run_id)
+                ).fetchone()
+                if holder is not None and self._lives(*holder[:3]):
+                    held[dataset] = "being synced by process {} on {}, since {}".format(*holder[3:])
+                else:
+                    database.execute(
+                        "INSERT OR REPLACE INTO gsc_lease (dataset, run) VALUES (?, ?)", (number, self._run_id)
+                    )
+        return held
+
+    def _lives(self, run_id: int, token: str, beat: float) -> bool:
+        """Whether a run that counts as running does; if not, it becomes killed and its leases are free."""
+        if is_running(self.path, token) and time.monotonic() - beat < LEASE_SECONDS:
+            return True
+        self._connection().execute("UPDATE gsc_run SET status = 'killed' WHERE id = ?", (run_id,))
+        self._connection().execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
+        return False
+
+    def _token(self) -> str:
+        return self._run_lock.token if self._run_lock is not None else ""
 
     def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
         with self._errors():
             self._connection().execute(
                 "UPDATE gsc_run SET status = ?, days = ?, rows = ?, calls = ?, retries = ?, peak_qpm = ?, seconds = ?,"
-                " ended_at = ? WHERE id = ?",
+                " uptime = ?, restarts = ?, faults = ?, halt_seconds = ?, ended_at = ? WHERE id = ?",
                 (*figures, _now() if ended else None, run_id),
             )
+            if ended:
+                self._connection().execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
+                self._run_id = None
+
+    def parks(self) -> Dict[str, Park]:
+        with self._errors():
+            found = self._connection().execute("SELECT site, since, until, reason FROM gsc_park").fetchall()
+        return {site: Park(_moment(since), _moment(until), reason) for site, since, until, reason in found}
+
+    def park(self, site: str, park: Optional[Park]) -> None:
+        with self._errors():
+            self._connection().execute("DELETE FROM gsc_park WHERE site = ?", (site,))
+            if park is not None:
+                self._connection().execute(
+                    "INSERT INTO gsc_park (site, since, until, reason) VALUES (?, ?, ?, ?)",
+                    (site, _stamp(park.since), _stamp(park.until), park.reason[:500]),
+                )
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         with self._errors():
@@ -447,7 +494,7 @@ class SQLiteStore(Store):
             text = str(error)
             if "full" in text:
                 raise StoreFull(f"no room left for {self.path}; free some, then run the same command again") from error
-            if _is_busy(error):
+            if is_busy(error):
                 raise StoreLocked(f"{self.path} is locked by another program that writes to it") from error
             if "readonly" in text:
                 raise StoreError(f"{self.path} is read-only") from error
@@ -468,13 +515,17 @@ def _segment(row: Row) -> Tuple[str, str, str]:
     return row[3], row[4], row[5]
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
-    return "locked" in str(error) or "busy" in str(error)
-
-
 def _marks(count: int) -> str:
     return ",".join("?" * count)
 
 
 def _now() -> str:
-    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _stamp(dt.datetime.now(dt.timezone.utc))
+
+
+def _stamp(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment(stamp: str) -> dt.datetime:
+    return dt.datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)

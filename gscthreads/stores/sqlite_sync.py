@@ -1,0 +1,170 @@
+"""What processes that sync one SQLite file share beside it: a mutex and the budgets (``-sync``), and one lock file for
+each run (``-run-...``), by which the others see that it lives.
+
+The locks are SQLite's own, on files that hold no data of the user: they work wherever the database itself works, and
+the system drops them when a process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import sqlite3
+import time
+import uuid
+from typing import Any, Callable, Iterator, Optional, Sequence
+
+from ..errors import StoreError, StoreLocked
+from ..quota import QuotaLedger, States, T
+
+#: Seconds to wait for another process that opens (and perhaps migrates) the same file.
+_PATIENCE = 60.0
+
+
+class RunLock:
+    """The lock file of one run, held from construction to ``close``."""
+
+    def __init__(self, path: str) -> None:
+        self.token = uuid.uuid4().hex[:12]
+        self._path = _lock_path(path, self.token)
+        self._lock: Optional[sqlite3.Connection] = _locked(self._path)
+        if self._lock is None:
+            raise StoreError(f"can't lock {self._path}")
+
+    def close(self) -> None:
+        """Let go; twice is fine."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            self._lock.close()
+            self._lock = None
+
+
+def is_running(path: str, token: str) -> bool:
+    """True while the run with *token* holds its lock.  Clears away what a dead one left."""
+    lock_path = _lock_path(path, token)
+    if not token or not os.path.exists(lock_path):
+        return False
+    lock = _locked(lock_path)
+    if lock is None:
+        return True
+    with contextlib.suppress(OSError):
+        os.unlink(lock_path)
+    lock.close()
+    return False
+
+
+def others(path: str, token: str) -> bool:
+    """True when another run has a lock file."""
+    return any(not name.endswith(f"-run-{token}") for name in glob.glob(glob.escape(path) + "-run-*"))
+
+
+def _lock_path(path: str, token: str) -> str:
+    return f"{path}-run-{token}"
+
+
+def _locked(path: str) -> Optional[sqlite3.Connection]:
+    """A connection that holds *path* exclusively, None when somebody else does."""
+    # Whoever halts closes from another thread than the one that opened.
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("PRAGMA journal_mode = OFF")  # nothing is ever written: no journal file beside it
+        lock.execute("BEGIN EXCLUSIVE")
+        return lock
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if is_busy(error):
+            return None
+        raise
+
+
+class SyncFile(QuotaLedger):
+    """The file beside the database: budgets, and a mutex for opening.  Times are those of ``time.monotonic``, which is
+    the same clock for all processes of a machine."""
+
+    def __init__(self, path: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path + "-sync"
+        self._clock = clock
+        self._db: Optional[sqlite3.Connection] = None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the mutex.  Raises StoreLocked when another process keeps it for a minute."""
+        database = self._begin_patiently()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+
+    def update(self, keys: Sequence[str], change: Callable[[States, float], T]) -> T:
+        try:
+            database = self._connection()
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if is_busy(error):
+                raise StoreLocked(f"{self.path} is in use") from error
+            raise StoreError(f"{self.path}: {error}") from error
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} can't be used ({error}); delete it when no sync runs") from error
+        try:
+            states: Any = {key: {} for key in keys}
+            marks = ",".join("?" * len(keys))
+            for key, state in database.execute(f"SELECT key, state FROM gsc_quota WHERE key IN ({marks})", list(keys)):
+                states[key] = json.loads(state)
+            found = change(states, self._clock())
+            for key in keys:
+                database.execute("INSERT OR REPLACE INTO gsc_quota (key, state) VALUES (?, ?)",
+                                 (key, json.dumps(states[key], separators=(",", ":"))))
+            database.execute("COMMIT")
+            return found
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+    def close(self) -> None:
+        database, self._db = self._db, None
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    def _begin_patiently(self) -> sqlite3.Connection:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                database = self._connection()
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise StoreLocked(f"{self.path} is held by another process") from error
+                time.sleep(0.01)  # before a run there is no halt to listen to
+                continue
+            if os.path.exists(self.path) and os.stat(self.path).st_ino == self._inode:
+                return database
+            self.close()  # its holder discarded it just before letting go: what we locked has no name any more
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            # Used by one thread at a time (the quota's lock sees to it), but not always the same.
+            database = sqlite3.connect(self.path, timeout=0.05, isolation_level=None, check_same_thread=False)
+            try:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = OFF")  # after a power cut the minute is long over
+                database.execute("CREATE TABLE IF NOT EXISTS gsc_quota (key TEXT PRIMARY KEY, state TEXT NOT NULL)")
+            except BaseException:
+                database.close()
+                raise
+            self._db = database
+            self._inode = os.stat(self.path).st_ino
+        return self._db
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """True when another connection holds the file."""
+    return "locked" in str(error) or "busy" in str(error)
