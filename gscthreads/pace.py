@@ -153,6 +153,9 @@ class Pace:
 
     def _advance(self, now: float) -> None:
         known = self._is
+        if known.changed_at > now + _LONG_HOLD:  # the clock began anew: the machine was restarted
+            known = known._replace(changed_at=now, stepped_at=now, hold_until=now + known.hold)
+            self._is = known
         if known.ceiling is None or known.trial is not None:
             return
         pace, stepped_at = known.pace, known.stepped_at
