@@ -133,9 +133,9 @@ FROM gsc_run;
 CREATE TABLE gsc_lease (dataset INTEGER PRIMARY KEY REFERENCES gsc_dataset (id), run INTEGER NOT NULL);
 -- sites whose load quota was spent and that have not answered since
 CREATE TABLE gsc_park (site TEXT PRIMARY KEY, since TEXT NOT NULL, until TEXT NOT NULL, reason TEXT NOT NULL);
--- sums over a published day's rows, to prove them by; NULL for days published before there were any
-ALTER TABLE gsc_day ADD COLUMN clicks INTEGER;
-ALTER TABLE gsc_day ADD COLUMN impressions INTEGER;
+-- sums over a published day's rows, to prove them by (NOTE_SUMS); NULL for days published before there were any
+ALTER TABLE gsc_day ADD COLUMN clicks REAL;
+ALTER TABLE gsc_day ADD COLUMN impressions REAL;
 ALTER TABLE gsc_day ADD COLUMN positions REAL;
 """
 
@@ -158,6 +158,50 @@ SELECT ?1, page,
 FROM (SELECT page, query, segment, clicks, impressions, ctr, position, min(start_row)
       FROM gsc_stage WHERE day = ?1 GROUP BY page, query, segment)
 ORDER BY page
+"""
+
+#: What proves a day's rows: sums of whole numbers, the same in any order (positions in units of 2^-20).
+_SUMS = """
+SELECT count(*) AS rows, total(clicks) AS clicks, total(impressions) AS impressions,
+       total(round(coalesce(position, 0) * 1048576.0)) AS positions
+FROM gsc_fact WHERE day = """
+NOTE_SUMS = f"""
+UPDATE gsc_day SET (clicks, impressions, positions) = (SELECT clicks, impressions, positions FROM ({_SUMS} ?1))
+WHERE id = ?1
+"""
+
+#: Published days whose rows are not those the ledger speaks of, and other days that have rows.
+AUDIT_DAYS = f"""
+SELECT d.date, d.status, d.rows, (SELECT rows FROM ({_SUMS} d.id))
+FROM gsc_day d WHERE d.dataset = ?1 AND CASE
+    WHEN d.status IN ('open', 'failed') THEN EXISTS (SELECT 1 FROM gsc_fact f WHERE f.day = d.id)
+    ELSE NOT EXISTS (
+        SELECT 1 FROM ({_SUMS} d.id) f WHERE f.rows = d.rows AND f.clicks = coalesce(d.clicks, f.clicks)
+        AND f.impressions = coalesce(d.impressions, f.impressions)
+        AND f.positions = coalesce(d.positions, f.positions))
+    END
+ORDER BY d.date
+"""
+
+#: Days of which some page's rows are not numbered 1, 2, 3, ... by clicks, impressions, query.
+AUDIT_RANKS = """
+SELECT DISTINCT d.date FROM gsc_day d JOIN (
+    SELECT day, rank, row_number() OVER (
+        PARTITION BY day, page ORDER BY clicks DESC, impressions DESC, query, segment) AS place
+    FROM gsc_fact WHERE day IN (SELECT id FROM gsc_day WHERE dataset = ?1)
+) f ON f.day = d.id AND f.rank <> f.place
+ORDER BY d.date
+"""
+
+#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final, or whose rows are
+#: gone.
+AUDIT_STAGED = """
+SELECT DISTINCT d.date FROM gsc_day d WHERE d.dataset = ?1 AND (
+    EXISTS (SELECT 1 FROM gsc_stage t LEFT JOIN gsc_slice a ON a.day = t.day AND a.start_row = t.start_row
+            WHERE t.day = d.id AND (a.day IS NULL OR d.status = 'final'))
+    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND (d.status = 'final' OR a.received > 0 AND NOT EXISTS (
+            SELECT 1 FROM gsc_stage t WHERE t.day = a.day AND t.start_row = a.start_row))))
+ORDER BY d.date
 """
 
 #: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
@@ -201,3 +245,20 @@ UPDATE gsc_lifetime SET
                  ORDER BY d.date DESC LIMIT 1)
 WHERE dataset = ? AND page IN (SELECT page FROM temp.gsc_gone) AND ? IN (first_seen, last_seen)
 """
+
+#: Lifetime totals computed anew from the rows of all published days.
+_LIFETIME_ANEW = f"""
+SELECT d.dataset AS dataset, f.page AS page, sum(f.clicks) AS clicks, sum(f.impressions) AS impressions,
+       sum({_WEIGHT}) AS weight, sum(CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END) AS weighed,
+       min(d.date) AS first_seen, max(d.date) AS last_seen, count(*) AS days_seen
+FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = ?1 GROUP BY f.page
+"""
+_LIFETIME_COLUMNS = "dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen"
+AUDIT_LIFETIME = f"""
+SELECT count(DISTINCT page) FROM (
+    SELECT page FROM (SELECT {_LIFETIME_COLUMNS} FROM gsc_lifetime WHERE dataset = ?1 EXCEPT {_LIFETIME_ANEW})
+    UNION ALL
+    SELECT page FROM ({_LIFETIME_ANEW} EXCEPT SELECT {_LIFETIME_COLUMNS} FROM gsc_lifetime WHERE dataset = ?1)
+)
+"""
+REBUILD_LIFETIME = f"INSERT INTO gsc_lifetime ({_LIFETIME_COLUMNS}) {_LIFETIME_ANEW}"

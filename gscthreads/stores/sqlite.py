@@ -13,10 +13,21 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from ..errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from ..halt import Halt, Halted
-from ..model import Dataset, Row, Rows, SliceKey
+from ..model import Dataset, Report, Row, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import schema
-from .base import FAILED, LEASE_SECONDS, OPEN, Acknowledged, DayRecord, Park, RunFigures, Store
+from .base import (
+    FAILED,
+    LEASE_SECONDS,
+    OPEN,
+    PROVISIONAL,
+    Acknowledged,
+    DayRecord,
+    Flaw,
+    Park,
+    RunFigures,
+    Store,
+)
 from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
@@ -270,6 +281,7 @@ class SQLiteStore(Store):
                 count = database.execute(schema.PUBLISH_STAGED, (day,)).rowcount
             else:
                 count = self._insert_many(schema.INSERT_FACTS, (day,), self._records(dataset, rows))
+            database.execute(schema.NOTE_SUMS, (day,))
             if dataset.report.name == "page":
                 self._add_lifetime(dataset, day, date, replaced=replaced)
             self._forget_slices(day)
@@ -471,6 +483,54 @@ class SQLiteStore(Store):
                     (site, _stamp(park.since), _stamp(park.until), park.reason[:500]),
                 )
 
+    # -- proofs
+
+    def datasets(self) -> List[Dataset]:
+        found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset ORDER BY 1, 2, 4")
+        return [
+            Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
+            for site, report, dimensions, search_type in found
+        ]
+
+    def audit(self, dataset: Dataset) -> List[Flaw]:
+        found = self.read(
+            "SELECT id FROM gsc_dataset WHERE site = ? AND report = ? AND search_type = ?",
+            (dataset.site, dataset.report.name, dataset.search_type),
+        )
+        number = found[0] if found else (0,)
+        flaws = [
+            Flaw("rows", dataset, dt.date.fromisoformat(date), _row_words(status, noted, counted))
+            for date, status, noted, counted in self.read(schema.AUDIT_DAYS, number)
+        ]
+        known = {flaw.date for flaw in flaws}
+        for date, in self.read(schema.AUDIT_RANKS, number):
+            if dt.date.fromisoformat(date) not in known:
+                flaws.append(Flaw("rows", dataset, dt.date.fromisoformat(date), "rows are not in order of rank"))
+        for date, in self.read(schema.AUDIT_STAGED, number):
+            flaws.append(Flaw("staged", dataset, dt.date.fromisoformat(date), "staged slices that belong to nothing"))
+        if dataset.report.name == "page":
+            stale = self.read(schema.AUDIT_LIFETIME, number)[0][0]
+            if stale:
+                flaws.append(Flaw("lifetime", dataset, None, f"lifetime totals of {stale} pages are not their sums"))
+        return flaws
+
+    def mend(self, flaws: Iterable[Flaw]) -> None:
+        with self._errors():
+            database = self._connection()
+            for flaw in flaws:
+                if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page":
+                    # Also before a day is replaced: that takes the day's rows, as they are, out of the totals.
+                    number = self._dataset(flaw.dataset)
+                    database.execute("DELETE FROM gsc_lifetime WHERE dataset = ?", (number,))
+                    database.execute(schema.REBUILD_LIFETIME, (number,))
+                if flaw.date is None:
+                    continue
+                day = self._day(flaw.dataset, flaw.date)
+                if flaw.kind == "staged":
+                    self._forget_slices(day)
+                elif flaw.kind == "rows":
+                    database.execute("UPDATE gsc_day SET status = ? WHERE id = ?", (PROVISIONAL, day))
+
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         with self._errors():
             return self._connection().execute(statement, values).fetchall()
@@ -509,6 +569,14 @@ _SEGMENT_DIMENSIONS = frozenset({"country", "device", "searchAppearance"})
 
 #: Parameters one statement may have: SQLite's default limit since 3.32, and before.
 _MOST_PARAMETERS = 32766 if sqlite3.sqlite_version_info >= (3, 32) else 999
+
+
+def _row_words(status: str, noted: int, counted: int) -> str:
+    if status in (OPEN, FAILED):
+        return f"{counted} rows of a day that is {status}"
+    if noted != counted:
+        return f"{counted} rows where {noted} were published"
+    return "numbers that were not published"
 
 
 def _segment(row: Row) -> Tuple[str, str, str]:
