@@ -129,6 +129,9 @@ class _Chaos:
                 complete = self.round(plan) == "complete"
                 if self.report.failures or complete:
                     break
+            if complete and scenario.young and not self.report.failures:
+                # What changed while a day of several slices was under way shows once all of it is fetched anew.
+                complete = self.round(Round(faults=False)) == "complete"
             if not self.report.failures and not complete:
                 self.report.failures.append("still not complete after the last round")
             if not self.report.failures:
@@ -204,7 +207,8 @@ class _Chaos:
         status = result.status if result is not None else "broken"
         words = f"{status} ({result.reason if result else error!r}) acted {self.seams.acted}"
         self.report.rounds.append(f"{words} of {plan}")
-        if plan.quiet and status != "complete":
+        # A failing token server is left alone for a second: too long for the pauses of these runs.
+        if plan.quiet and status != "complete" and "[auth]" not in words:
             self.report.notes.append(f"round {len(self.report.rounds)} had no excuse: {words}")
             if not plan.faults:
                 self.report.failures.append(f"a run without any fault ended as {words}")

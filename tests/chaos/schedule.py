@@ -77,7 +77,7 @@ def draw(seed: int) -> Scenario:
         switch=1e-6 if dice.random() < 0.25 and not real_size else None, rounds=[],
     )
     for _ in range(dice.randint(1, 4)):
-        scenario.rounds.append(_bad_round(dice, hanging, ages if young else []))
+        scenario.rounds.append(_bad_round(dice, hanging, [age for age in ages if age < 3]))
     scenario.rounds += [Round(), Round(), Round(faults=False), Round(faults=False)]
     return scenario
 
@@ -107,7 +107,7 @@ def _options(dice: random.Random, seed: int, limit: int, real_size: bool) -> Dic
         "token_lifetime": dice.choice((3599, 3599, 1)),
         "slow_seconds": 0.05,
         "drip_interval": dice.choice((0.0005, 0.02)),
-        "huge_bytes": 3_000_000,
+        "huge_bytes": 20_000_000,
     }
 
 
@@ -140,8 +140,8 @@ def _settings(dice: random.Random, hanging: bool, young: bool) -> Dict[str, Any]
 
 
 def _faults(dice: random.Random) -> Dict[str, float]:
-    names = dice.sample(PASSING, dice.choice((0, 1, 3, 8, 15, len(PASSING))))
-    total = dice.choice((0.02, 0.06, 0.12))
+    names = dice.sample(PASSING, dice.choice((1, 3, 8, 15, len(PASSING))))
+    total = dice.choice((0.03, 0.08, 0.15))
     faults = {name: round(dice.random() * 2 * total / len(names), 5) for name in names}
     if "token_503" in faults and len(names) < 8:
         faults["token_503"] = 0.3
