@@ -8,6 +8,7 @@ import datetime as dt
 import gc
 import math
 import os
+import socket
 import sqlite3
 import threading
 import time
@@ -212,15 +213,46 @@ class Belongings:
 
 
 def settled(sim: Any) -> List[str]:
-    """Wait until the look-alike has nothing to do any more, because the client closed all its connections."""
+    """Wait until the run has closed its sockets and ended its threads, and the look-alike has nothing to do any more.
+
+    The sockets of this process are the look-alike's and the client's; each connection has one of both.
+    """
     until = time.monotonic() + MOMENT
     while True:
+        gc.collect()
         sim.release_hangs()
-        names = [each.name for each in threading.enumerate()]
-        busy = [name for name in names if name.startswith(("gsc-simulator-", "gscthreads.sync"))]
-        if not busy:
+        threads = [each.name for each in threading.enumerate() if each.name.startswith("gscthreads.sync")]
+        mine = len(client_ports(sim))
+        if not mine:
+            cut_connections(sim)
+        serving = [each.name for each in threading.enumerate() if each.name.startswith("gsc-simulator-")]
+        if not threads and not mine and not serving:
             return []
         if time.monotonic() > until:
-            return [f"connections or threads the run left open: {busy}"]
-        gc.collect()
+            return [f"the run left behind: threads {threads}, {mine} connections; the look-alike still has {serving}"]
         threading.Event().wait(0.005)
+
+
+def client_ports(sim: Any) -> List[int]:
+    """Local ports of this process's sockets that are connected to the look-alike."""
+    server = int(sim.url.rsplit(":", 1)[1])
+    own = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{number}")
+            if target.startswith("socket:["):
+                own.add(target[8:-1])
+    with open("/proc/self/net/tcp", encoding="ascii") as file:
+        fields = [line.split() for line in file.readlines()[1:]]
+    return [int(each[1].split(":")[1], 16) for each in fields
+            if each[9] in own and int(each[2].split(":")[1], 16) == server]
+
+
+def cut_connections(sim: Any) -> None:
+    """End the look-alike's side of all connections: one that sends more than a gone client's window took would wait."""
+    server = sim._server
+    with server._lock:
+        connections = list(server._open)
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)

@@ -8,6 +8,7 @@ import datetime as dt
 import faulthandler
 import logging
 import os
+import random
 import tempfile
 import threading
 import time
@@ -119,8 +120,6 @@ class _Chaos:
             stack.enter_context(switch_interval(scenario.switch))
             stack.enter_context(installed(self.seams, self.recorder))
             if scenario.jumps:
-                import random
-
                 clock = WallClock(random.Random(scenario.seed))
                 self.seams.everywhere = clock.jump
                 stack.enter_context(wall_clock(clock))
@@ -129,6 +128,10 @@ class _Chaos:
                 complete = self.round(plan) == "complete"
                 if self.report.failures or complete:
                     break
+            if complete and scenario.anew and not self.report.failures:
+                self.change(scenario.ages[-1])
+                for plan in scenario.anew:
+                    complete = self.round(plan) == "complete"
             if complete and scenario.young and not self.report.failures:
                 # What changed while a day of several slices was under way shows once all of it is fetched anew.
                 complete = self.round(Round(faults=False)) == "complete"
@@ -181,10 +184,14 @@ class _Chaos:
         if plan.revoke:
             seams.at(*plan.revoke, lambda words: sim.revoke(refresh=False))
         if plan.change is not None:
-            date = self.today - dt.timedelta(days=plan.change)
-            rows = [(f"https://example.com/changed/{number}", f"query {self.seen}", "usa", "MOBILE", 1, 5 + number, 2.0)
-                    for number in range(self.seen % min(4, self.scenario.limit))]
-            sim.put_day(SITE, "web", date, rows)
+            self.change(plan.change)
+        if plan.force:
+            self.recorder.new_round(forget=True)
+
+    def change(self, age: int) -> None:
+        rows = [(f"https://example.com/changed/{number}", f"query {self.seen}", "usa", "MOBILE", 1, 5 + number, 2.0)
+                for number in range(self.seen % min(4, self.scenario.limit))]
+        self.sim.put_day(SITE, "web", self.today - dt.timedelta(days=age), rows)
 
     def halt(self, run: Any, words: str) -> None:
         self._halted_at = self._halted_at or time.monotonic()
@@ -233,7 +240,9 @@ class _Chaos:
 
     def check(self) -> None:
         scenario, report = self.scenario, self.report
-        self.sim.faults.clear()
+        calls = self.sim.stats()["calls"]
+        if not scenario.young and (self.round(Round(faults=False)) != "complete" or self.sim.stats()["calls"] != calls):
+            report.failures.append("a run of finished days made calls")
         settings = scenario.settings
         state = settings.get("data_state", "final")
         common: Dict[str, Any] = {"site": SITE, "reports": settings["reports"], "kinds": settings["search_types"],
@@ -243,10 +252,7 @@ class _Chaos:
             self.sim, self.path, today=self.today, limit=scenario.limit, until_empty=settings["until_empty"],
             exact_calls=not scenario.options["boundary_duplicates"], **common,
         )
-        if not report.failures and not scenario.young:
-            calls = self.sim.stats()["calls"]
-            if self.round(Round(faults=False)) != "complete" or self.sim.stats()["calls"] != calls:
-                report.failures.append("a run of finished days made calls")
+
 
 
 def _raiser(kind: Any) -> Any:

@@ -52,6 +52,7 @@ class Scenario:
     jumps: bool
     switch: Optional[float]
     rounds: List[Round]
+    anew: List[Round] = dataclasses.field(default_factory=list)  # after Google changed an old day: --force
 
     @property
     def young(self) -> bool:
@@ -78,6 +79,10 @@ def draw(seed: int) -> Scenario:
     )
     for _ in range(dice.randint(1, 4)):
         scenario.rounds.append(_bad_round(dice, hanging, [age for age in ages if age < 3]))
+    if dice.random() < 0.25:
+        halted = _bad_round(dice, hanging, [])
+        halted.force = True
+        scenario.anew = [halted, Round(faults=False), Round(faults=False, force=True)]
     scenario.rounds += [Round(), Round(), Round(faults=False), Round(faults=False)]
     return scenario
 
