@@ -77,7 +77,8 @@ def _many(seeds: List[int], jobs: int, fail_fast: bool) -> int:
             except queue.Empty:
                 return
             command = [sys.executable, "-m", "tests.chaos", "--child", "--seeds", f"{todo[0]}:{todo[-1] + 1}"]
-            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            with subprocess.Popen(command, cwd=ROOT, **pipes) as child:
                 errors: List[str] = []
                 reader = threading.Thread(target=lambda: errors.append(child.stderr.read()))
                 reader.start()

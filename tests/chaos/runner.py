@@ -254,7 +254,6 @@ class _Chaos:
         )
 
 
-
 def _raiser(kind: Any) -> Any:
     def action(words: str) -> None:
         raise kind(words)
