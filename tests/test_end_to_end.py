@@ -1,4 +1,4 @@
-"""The whole thing against the look-alike, over real HTTP: truth, faults, halts, command line, vendoring.  Kills: tests/chaos."""
+"""The whole thing against the look-alike, over real HTTP: truth, faults, halts, command line, vendoring."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Zygote:
 
     def sync(self, settings: Dict[str, Any], *, limit: int, die_at: int = 0, die_in: str = "",
              die_after: float = 0.0) -> Ended:
-        """One run, killed at boundary number *die_at* (1 is the first), at the first passage of point *die_in*, or after
+        """One run, killed at boundary number *die_at* (1 is the first), when first at point *die_in*, or after
         *die_after* seconds."""
         order = {"settings": settings, "limit": limit, "die_at": die_at, "die_in": die_in, "die_after": die_after}
         self._process.stdin.write(json.dumps(order, default=str) + "\n")
