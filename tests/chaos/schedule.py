@@ -69,7 +69,7 @@ def draw(seed: int) -> Scenario:
     sizes = {age: _size(dice, limit, real_size) for age in ages}
     if real_size:
         sizes[dice.choice(ages)] = dice.choice((24_999, 25_000, 25_001))
-    hanging = dice.random() < 0.35
+    hanging = not real_size and dice.random() < 0.35
     scenario = Scenario(
         seed, limit, ages, sizes, pages=dice.choice((1, 3, 10, 40)) * (20 if real_size else 1),
         nasty=dice.random() < 0.5, options=_options(dice, seed, limit, real_size),
