@@ -130,6 +130,7 @@ class Coordinator:
         self._faults: Dict[str, int] = {}
         self._restarts = 0
         self._worked = self._lost = 0.0  # seconds of all workers, and of those that crashed
+        self._may_hold_rows = False  # the store: from the first commit of rows on, even if that one failed
 
     # -- the life of a run
 
@@ -214,7 +215,7 @@ class Coordinator:
     def close(self, error: Optional[BaseException] = None) -> Result:
         """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything."""
         result = self._result(error)
-        discard = result.status == FAILED and not self.counters["acknowledged"] and not self.counters["days"]
+        discard = result.status == FAILED and not self._may_hold_rows
         try:
             if self._run_id is not None:
                 self._store.rollback()
@@ -382,6 +383,7 @@ class Coordinator:
                 del self._parks[site]
             if self._run_id is not None:
                 self._store.save_run(self._run_id, self._figures(RUNNING), ended=False)
+            self._may_hold_rows = True
             self._store.commit()
             self._beat_at = self._clock()
         except BaseException:
@@ -394,7 +396,6 @@ class Coordinator:
             if plan.first_try(slice_.key):
                 self.plan.health.answered()
             plan.acknowledge(slice_.key, following)
-            self.counters.add(acknowledged=1)
             if published is not None:
                 self._count_published(slice_.dataset, published)
             number = self._batch_of.pop(slice_, None)

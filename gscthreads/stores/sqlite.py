@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import itertools
 import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -32,6 +33,9 @@ from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
 PATIENCE = 60.0
+
+#: Bytes free below which an I/O error is put down to a full disk.
+_LEAST_ROOM = 256 * 1024
 
 #: Window functions (3.25), upsert (3.24), row values (3.15).
 _OLDEST_SQLITE = (3, 25, 0)
@@ -545,6 +549,14 @@ class SQLiteStore(Store):
     def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return self._connection().execute(statement, values).fetchone()[0]
 
+    def _no_room(self) -> bool:
+        """True when the file system is as good as full: SQLite calls it an I/O error when its WAL index (32 KB) does
+        not fit."""
+        try:
+            return shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < _LEAST_ROOM
+        except OSError:
+            return False
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """sqlite3's errors as ours, saying what to do."""
@@ -552,7 +564,7 @@ class SQLiteStore(Store):
             yield
         except sqlite3.Error as error:
             text = str(error)
-            if "full" in text:
+            if "full" in text or ("disk I/O error" in text and self._no_room()):
                 raise StoreFull(f"no room left for {self.path}; free some, then run the same command again") from error
             if is_busy(error):
                 raise StoreLocked(f"{self.path} is locked by another program that writes to it") from error
