@@ -222,9 +222,9 @@ def installed(seams: Seams, recorder: Recorder) -> Iterator[None]:
         fetch(self, batch, deliver_with_seams)
         seams.hit("fetch.after")
 
-    def run_with_seams(self: Any, batch: Any) -> Any:
+    def run_with_seams(self: Any, *values: Any) -> Any:
         seams.hit("worker.before")
-        sent_at = run(self, batch)
+        sent_at = run(self, *values)
         seams.hit("worker.after")
         return sent_at
 
