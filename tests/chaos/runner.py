@@ -29,6 +29,9 @@ from .seams import (
 #: Seconds after which a run is called hanging.
 HANG = 60.0
 
+#: Seconds after which a halt is one that did not work; no judgement of its speed.
+NO_HALT = 15.0
+
 
 @dataclasses.dataclass
 class Report:
@@ -210,6 +213,8 @@ class _Chaos:
                 self.report.failures.append(f"ended by {caught!r}")
         if self._halted_at is not None:
             self.report.halts.append(time.monotonic() - self._halted_at)
+            if self.report.halts[-1] > NO_HALT:
+                self.report.failures.append(f"a halt took {self.report.halts[-1]:.1f} s")
         result = run.result
         status = result.status if result is not None else "broken"
         words = f"{status} ({result.reason if result else error!r}) acted {self.seams.acted}"

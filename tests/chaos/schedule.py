@@ -131,7 +131,7 @@ def _settings(dice: random.Random, hanging: bool, young: bool) -> Dict[str, Any]
         "order": dice.choice(("newest", "oldest")),
         "rate_limit_enabled": dice.random() < 0.3,
         "qpm_limit": 40_000,
-        "http_timeout": dice.choice((0.3, 0.6)) if hanging else 10.0,
+        "http_timeout": dice.choice((0.3, 0.6)) if hanging else 45.0,
         "max_attempts": dice.randint(5, 8),
         "backoff_base": base,
         "backoff_cap": base * 8,
