@@ -32,6 +32,7 @@ from .slice_cost import DAY, PAGE, PAGE_QUERY, body
 _DISTINCT = 5  #: bodies in memory
 _GROUP_ROWS = 50_000  #: rows a transaction, as in coordinator.py
 
+
 class Clock:
     """Wall and CPU seconds of the parts that run ``with`` it."""
 

@@ -2,20 +2,24 @@
 
 Pure.  Everything Google sends is untrusted: whatever is not exactly the documented shape (gsc-api.md 2.6) raises
 ``Transient``, so that the slice is asked for again.  Works column by column, because a check of a whole column
-(``set(map(type, column))``) costs a tenth of the same check row by row.
+(``set(map(type, column))``) costs a tenth of the same check row by row, and lists of text and numbers are no work for
+the cyclic garbage collector.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime as dt
 import itertools
 import json
 import math
+import operator
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
 
 from .errors import ApiError, Transient
-from .model import ROW_LIMIT, Row, Rows, Slice
+from .model import DIMENSIONS, ROW_LIMIT, Rows, Slice
 from .refusals import classify
 
 #: Counts above this can't have come from a double without loss (all four metrics are doubles, gsc-api.md 2.6).
@@ -23,13 +27,19 @@ _MAX_COUNT = 2**53 - 1
 
 _LONG = 16 * 1024 * 1024  #: bytes above which commas are counted too
 
-_KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensions inside a Row, in its order
+#: Bytes of JSON parsed at once: other threads get the interpreter lock in between, and the parsed rows stay in the
+#: processor's cache until they are taken apart.
+_PIECE = 64 * 1024
+
+_KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensions besides page, in the order of Rows
+
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  #: what a wrong shape raises
 
 
 class _Columns(NamedTuple):
-    """An answer taken apart, nothing checked yet."""
+    """An answer taken apart, hardly checked yet: one list of keys a dimension."""
 
-    keys: List[Any]
+    keys: List[List[Any]]
     clicks: List[Any]
     impressions: List[Any]
     ctr: List[Any]
@@ -37,7 +47,7 @@ class _Columns(NamedTuple):
     metadata: Any
 
 
-Loader = Callable[[bytes], _Columns]
+Loader = Callable[[bytes, int], _Columns]
 
 
 def make_decoder(*, fast: Optional[bool] = None) -> Callable[[bytes, Slice], Rows]:
@@ -52,13 +62,14 @@ def decode(body: bytes, slice_: Slice, load: Optional[Loader] = None) -> Rows:
     fits, when the body is an error in spite of its status) for anything that isn't an answer to *slice_*."""
     try:
         _check_size(body)
-        columns = (load or _load_json)(body)
-        return _rows(columns, slice_, escaped=b"\\u" in body)
+        columns = (load or _load_json)(body, len(slice_.dataset.report.dimensions))
+        escaped = b"\\" in body and (b"\\ud" in body or b"\\uD" in body)
+        return _rows(columns, slice_, escaped=escaped)
     except ApiError:
         raise
     except RecursionError:
         raise Transient("the answer is nested too deeply to be one", reason="malformed") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except _FAULTS as error:
         raise Transient(f"the answer is not what the API documents: {error}"[:300], reason="malformed") from error
 
 
@@ -79,48 +90,38 @@ def _rows(columns: _Columns, slice_: Slice, *, escaped: bool) -> Rows:
     first_incomplete = _first_incomplete(columns.metadata)
     if not received:
         return Rows(0, 0, [], first_incomplete)
-    dimensions = slice_.dataset.report.dimensions
-    keys = _key_columns(columns.keys, dimensions, slice_.key.date, escaped=escaped)
+    keys = _key_columns(columns.keys, slice_.dataset.report.dimensions, slice_.key.date, escaped=escaped)
     clicks = _counts("clicks", columns.clicks)
     impressions = _counts("impressions", columns.impressions)
-    ctr = [
-        None if shown and part / shown == rate else rate
-        for part, shown, rate in zip(clicks, impressions, _numbers("ctr", columns.ctr))
-    ]
+    ctr = _unlike(_numbers("ctr", columns.ctr), clicks, impressions)
     position = _numbers("position", columns.position)
-    rows: List[Row] = list(
-        zip(
-            [-count for count in clicks],
-            [-count for count in impressions],
-            *(keys.get(name) or itertools.repeat("") for name in _KEY_COLUMNS),
-            ctr,
-            position,
-        )
-    )
-    pages = keys.get("page") or [""] * received
-    pages, rows = _without_repeats(pages, rows, list(keys.values()))
-    return Rows(received, len(rows), _ranked(pages, rows), first_incomplete)
+    pages = keys.get("page")
+    texts = [keys.get(name) for name in _KEY_COLUMNS]
+    order = _without_repeats(received, list(keys.values()))
+    counts: Dict[str, int] = {"": len(order)}
+    if pages is not None:
+        counts = collections.Counter(pages if len(order) == received else [pages[index] for index in order])
+    if len(counts) < len(order):
+        order = _ranked(order, pages, counts, clicks, impressions, texts)
+    found: List[Any] = [clicks, impressions, *texts, ctr, position]
+    if order != range(received):
+        found = [column and [column[index] for index in order] for column in found]
+    return Rows(received, len(order), list(counts), first_incomplete, list(counts.values()), *found)
 
 
 def _key_columns(
-    keys: List[Any], dimensions: Sequence[str], date: dt.date, *, escaped: bool
-) -> Dict[str, Sequence[str]]:
+    columns: List[List[Any]], dimensions: Sequence[str], date: dt.date, *, escaped: bool
+) -> Dict[str, List[str]]:
     """{dimension: its values}, checked; ``date``, which every row of a slice shares, is checked and left out."""
-    if not dimensions:
-        if set(map(type, keys)) != {type(None)} and any(keys):
-            raise ValueError("keys in an answer that has no dimensions")
-        return {}
-    if set(map(type, keys)) != {list} or set(map(len, keys)) != {len(dimensions)}:
-        raise ValueError(f"keys that are not lists of {len(dimensions)}")
-    columns: Dict[str, Sequence[str]] = dict(zip(dimensions, zip(*keys)))
-    for name, column in columns.items():
+    keys = dict(zip(dimensions, columns))
+    for name, column in keys.items():
         if set(map(type, column)) != {str}:
             raise ValueError(f"a {name} that is not text")
     if escaped:  # only a \u escape can have made half a surrogate pair, which no database stores
-        columns = {name: [_storable(value) for value in column] for name, column in columns.items()}
-    if "date" in columns and set(columns.pop("date")) != {date.isoformat()}:
+        keys = {name: [_storable(value) for value in column] for name, column in keys.items()}
+    if "date" in keys and set(keys.pop("date")) != {date.isoformat()}:
         raise ValueError("rows of another date")
-    return columns
+    return keys
 
 
 def _storable(value: str) -> str:
@@ -143,13 +144,15 @@ def _counts(name: str, column: List[Any]) -> List[int]:
     return column
 
 
-def _numbers(name: str, column: List[Any]) -> List[Optional[float]]:
-    """A column of doubles, None where the row lacks it."""
+def _numbers(name: str, column: List[Any]) -> Optional[List[Optional[float]]]:
+    """A column of doubles, None where the row lacks it; None when all rows lack it."""
     types = set(map(type, column))
     if types == {float}:
         if not math.isfinite(sum(column)):
             raise ValueError(f"{name} that is not finite")
         return column
+    if types == {type(None)}:
+        return None
     if not types <= {float, int, type(None)}:
         raise ValueError(f"{name} that is not a number")
     column = [None if value is None else float(value) for value in column]
@@ -158,32 +161,59 @@ def _numbers(name: str, column: List[Any]) -> List[Optional[float]]:
     return column
 
 
-def _without_repeats(
-    pages: Sequence[str], rows: List[Row], columns: List[Sequence[str]]
-) -> Tuple[Sequence[str], List[Row]]:
-    """Keep the first of rows with equal dimensions (gsc-api.md 7.2: a row may come twice)."""
-    identities: List[Any] = list(zip(*columns)) if columns else [()] * len(rows)
-    if len(set(identities)) == len(rows):
-        return pages, rows
+def _unlike(
+    ctr: Optional[List[Optional[float]]], clicks: List[int], impressions: List[int]
+) -> Optional[List[Optional[float]]]:
+    """*ctr* without the values that are clicks / impressions exactly; None when none is left."""
+    if ctr is None:
+        return None
+    with contextlib.suppress(ZeroDivisionError):
+        if list(map(operator.truediv, clicks, impressions)) == ctr:
+            return None
+    left = [
+        None if shown and part / shown == rate else rate for part, shown, rate in zip(clicks, impressions, ctr)
+    ]
+    return None if left.count(None) == len(left) else left
+
+
+def _without_repeats(received: int, columns: List[List[str]]) -> Sequence[int]:
+    """The indexes of the rows, only the first of those with equal dimensions (gsc-api.md 7.2: a row may come twice)."""
+    everything = range(received)
+    if columns and len(set(map(hash, zip(*columns)))) == received:
+        return everything
     first: Dict[Any, int] = {}
-    for index, identity in enumerate(identities):
+    for index, identity in zip(everything, zip(*columns) if columns else itertools.repeat(())):
         first.setdefault(identity, index)
-    kept = list(first.values())
-    return [pages[index] for index in kept], [rows[index] for index in kept]
+    return everything if len(first) == received else list(first.values())
 
 
-def _ranked(pages: Sequence[str], rows: List[Row]) -> List[Tuple[str, List[Row]]]:
-    groups: Dict[str, List[Row]] = {}
-    for page, row in zip(pages, rows):
-        group = groups.get(page)
-        if group is None:
-            groups[page] = [row]
-        else:
-            group.append(row)
-    for group in groups.values():
-        if len(group) > 1:
-            group.sort()  # dimensions are unique here, so the order is settled before ctr, which may be None
-    return list(groups.items())
+def _ranked(
+    order: Sequence[int],
+    pages: Optional[List[str]],
+    counts: Dict[str, int],
+    clicks: List[int],
+    impressions: List[int],
+    texts: List[Optional[List[str]]],
+) -> List[int]:
+    """The indexes *order*, by page in the order of *counts*, then most clicks, most impressions, and text.
+
+    The sort keys are whole numbers, held by doubles as long as those are exact: doubles sort fastest.
+    """
+    order = list(order)
+    for column in reversed(texts):
+        if column is not None:
+            order.sort(key=column.__getitem__)
+    width = max(impressions) + 1
+    span = (max(clicks) + 1) * width  # sort keys of one page
+    number: Callable[[int], Any] = float if len(counts) * span < 2**53 else int
+    width, starts = number(width), itertools.count(number(0), number(span))
+    if pages is None:
+        keys = [-part * width - shown for part, shown in zip(clicks, impressions)]
+    else:
+        start = dict(zip(counts, starts))
+        keys = [start[page] - part * width - shown for page, part, shown in zip(pages, clicks, impressions)]
+    order.sort(key=keys.__getitem__)
+    return order
 
 
 def _first_incomplete(metadata: Any) -> Optional[dt.date]:
@@ -201,8 +231,47 @@ def _not_finite(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _load_json(body: bytes) -> _Columns:
-    answer = json.loads(body.decode("utf-8"), parse_constant=_not_finite)
+def _load_json(body: bytes, dimensions: int) -> _Columns:
+    try:
+        return _load_in_pieces(body, dimensions)
+    except (RecursionError, *_FAULTS):
+        return _load_whole(body, dimensions)  # which knows why
+
+
+def _load_in_pieces(body: bytes, dimensions: int) -> _Columns:
+    """The same as ``_load_whole`` for what is written as Google writes it; raises for all else, valid or not.
+
+    A piece ends at a comma between two braces.  That it stood between two rows, not inside a text or something nested,
+    is certain once the piece, which begins where a row does, is valid JSON by itself.
+    """
+    head, end = _HEAD.match(body), body.rfind(b"},{")
+    if head is None or end < 0:
+        raise ValueError("rows do not come first, or are spaced out")
+    columns = _Columns([[] for _ in range(dimensions)], [], [], [], [], None)
+    start = head.end()
+    while start <= end:
+        cut = body.find(b"},{", start + _PIECE, end)
+        cut = end if cut < 0 else cut
+        _add(columns, _parse(b"[" + body[start : cut + 1] + b"]"), dimensions)
+        start = cut + 2
+    answer = _parse(head.group() + body[start:], object_pairs_hook=_unique)
+    _add(columns, answer["rows"], dimensions)
+    return columns._replace(metadata=answer.get("metadata"))
+
+
+_HEAD = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"rows"[ \t\n\r]*:[ \t\n\r]*\[')
+
+
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """An object, refused when a name repeats: the last one would count, for instance other "rows"."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that repeats")
+    return found
+
+
+def _load_whole(body: bytes, dimensions: int) -> _Columns:
+    answer = _parse(body)
     if not isinstance(answer, dict):
         raise ValueError(f"a {type(answer).__name__} where an object belongs")
     rows = answer.get("rows")  # null means absent
@@ -216,14 +285,32 @@ def _load_json(body: bytes) -> _Columns:
         if answer.get("responseAggregationType") is None:
             raise ValueError("neither rows nor responseAggregationType")
         rows = []
-    return _Columns(
-        [row.get("keys") for row in rows],
-        [row["clicks"] for row in rows],
-        [row["impressions"] for row in rows],
-        [row.get("ctr") for row in rows],
-        [row.get("position") for row in rows],
-        answer.get("metadata"),
-    )
+    columns = _Columns([[] for _ in range(dimensions)], [], [], [], [], answer.get("metadata"))
+    _add(columns, rows, dimensions)
+    return columns
+
+
+def _parse(text: bytes, **hooks: Any) -> Any:
+    return json.loads(text.decode("utf-8"), parse_constant=_not_finite, **hooks)
+
+
+def _add(columns: _Columns, rows: List[Any], dimensions: int) -> None:
+    """Append *rows* to *columns*."""
+    if not rows:
+        return
+    keys = [row.get("keys") for row in rows]
+    if not dimensions:
+        if any(keys):
+            raise ValueError("keys in an answer that has no dimensions")
+    else:
+        if set(map(type, keys)) != {list} or set(map(len, keys)) != {dimensions}:
+            raise ValueError(f"keys that are not lists of {dimensions}")
+        for column, values in zip(columns.keys, zip(*keys)):
+            column += values
+    columns.clicks.extend([row["clicks"] for row in rows])
+    columns.impressions.extend([row["impressions"] for row in rows])
+    columns.ctr.extend([row.get("ctr") for row in rows])
+    columns.position.extend([row.get("position") for row in rows])
 
 
 def _refused(answer: Dict[str, Any], body: bytes) -> ApiError:
@@ -238,29 +325,23 @@ def _fast_loader() -> Optional[Loader]:
     try:
         import msgspec
 
-        answer_type = msgspec.defstruct(
-            "Answer",
-            [
-                ("rows", Optional[List[_row_type(msgspec)]], None),  # type: ignore[misc]
-                ("responseAggregationType", Any, None),
-                ("metadata", Any, None),
-                ("error", Any, None),
-            ],
-        )
-        decoder = msgspec.json.Decoder(answer_type)
+        decoders = {dimensions: _typed_decoder(msgspec, dimensions) for dimensions in range(1, len(DIMENSIONS) + 1)}
     except (ImportError, AttributeError, TypeError):
         return None
 
-    def load(body: bytes) -> _Columns:
+    def load(body: bytes, dimensions: int) -> _Columns:
+        if not dimensions:
+            return _load_json(body, dimensions)
         try:
-            answer: Any = decoder.decode(body)
+            answer: Any = decoders[dimensions].decode(body)
         except msgspec.DecodeError:  # refused, like half a surrogate pair, which the standard library lets pass
-            return _load_json(body)
+            return _load_json(body, dimensions)
         rows = answer.rows
         if not rows:  # msgspec overlooks faults in what it skips; none may empty a day
-            return _load_json(body)
+            return _load_json(body, dimensions)
+        keys = [row.keys for row in rows]
         return _Columns(
-            [row.keys for row in rows],
+            [list(map(operator.attrgetter(name), keys)) for name in _NAMES[:dimensions]],
             [row.clicks for row in rows],
             [row.impressions for row in rows],
             [row.ctr for row in rows],
@@ -271,15 +352,36 @@ def _fast_loader() -> Optional[Loader]:
     return load
 
 
-def _row_type(msgspec: Any) -> Any:
-    return msgspec.defstruct(
+_NAMES = tuple(f"key{number}" for number in range(len(DIMENSIONS)))
+
+
+def _typed_decoder(msgspec: Any, dimensions: int) -> Any:
+    """A decoder of answers whose rows have that many keys.  Nothing of it burdens the cyclic garbage collector."""
+    keys = msgspec.defstruct(
+        "Keys",
+        [(name, str) for name in _NAMES[:dimensions]],
+        array_like=True,
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    row = msgspec.defstruct(
         "Row",
         [
-            ("clicks", float),
-            ("impressions", float),
-            ("keys", Optional[List[str]], None),
+            ("clicks", Union[int, float]),
+            ("impressions", Union[int, float]),
+            ("keys", keys),
             ("ctr", Optional[float], None),
             ("position", Optional[float], None),
         ],
         gc=False,
     )
+    answer = msgspec.defstruct(
+        "Answer",
+        [
+            ("rows", Optional[List[row]], None),  # type: ignore[valid-type]
+            ("responseAggregationType", Any, None),
+            ("metadata", Any, None),
+            ("error", Any, None),
+        ],
+    )
+    return msgspec.json.Decoder(answer)

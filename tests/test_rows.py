@@ -250,7 +250,7 @@ def test_long_urls_that_differ_at_their_ends_stay_apart(decode):
      b'{"rows":[],"error":null}', b' {"rows" : [ ] , "unknown": {"a": [1, null]}} \n'],
 )
 def test_an_answer_without_rows_is_empty(decode, body):
-    assert decode(body, PAGE_QUERY) == Rows(0, 0, [], None)
+    assert decode(body, PAGE_QUERY) == Rows(0, 0, [])
 
 
 @BOTH
