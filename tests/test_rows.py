@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gscthreads.errors import ApiError, BurstQuota, Denied, Transient, Unauthorized
 from gscthreads.model import ROW_LIMIT, Dataset, Report, Rows, Slice, SliceKey
-from gscthreads.rows import _fast_loader, make_decoder
+from gscthreads.rows import _fast_parser, make_decoder
 
 DATE = dt.date(2026, 3, 10)
 SLOW = make_decoder(fast=False)
@@ -46,7 +46,7 @@ def read(decode, body, slice_=PAGE_QUERY):
 
 def test_the_fast_decoder_is_really_tested():
     pytest.importorskip("msgspec")
-    assert _fast_loader() is not None
+    assert _fast_parser() is not None
 
 
 # -- answers
