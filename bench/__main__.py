@@ -23,7 +23,7 @@ MICRO = "micro"
 
 
 def main() -> int:
-    """Measure and print; 0 whether targets are met or not."""
+    """Measure and print; 0 whether targets are met or not, 1 when a contestant broke down."""
     options = _parse()
     if options.list:
         print("workloads:\n" + "\n".join(f"  {each.name:<20} {each.text}" for each in WORKLOADS))
@@ -46,7 +46,7 @@ def main() -> int:
         except KeyboardInterrupt:
             say("interrupted: these are the figures so far")
         _show(options, machine, chosen, suite, small, began)
-    return 0
+    return 1 if suite.failed else 0
 
 
 def _parse() -> argparse.Namespace:
@@ -67,7 +67,7 @@ def _parse() -> argparse.Namespace:
 def _show(options: argparse.Namespace, machine: Dict[str, Any], chosen: List[Workload], suite: Suite,
           small: Dict[str, Any], began: float) -> None:
     medians = suite.medians()
-    found = targets(medians, small)
+    found = [each for each in targets(medians, small) if each.met is not None or not options.only]
     load = [round(each, 2) for each in os.getloadavg()]
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + f", load at the end {load}")
     for workload in chosen:
@@ -77,11 +77,13 @@ def _show(options: argparse.Namespace, machine: Dict[str, Any], chosen: List[Wor
         print(f"\n{report.NOTES}")
     for name, why in suite.skipped.items():
         print(f"{name}: skipped, {why}")
+    for what in suite.failed:
+        print(f"FAILED: {what}")
     print(f"\n{report.verdicts(found)}\n\n{time.time() - began:.0f} s in all")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"machine": machine, "load_at_the_end": load, "options": vars(options), "micro": small,
-                       "runs": suite.runs, "medians": medians, "skipped": suite.skipped,
+                       "runs": suite.runs, "medians": medians, "skipped": suite.skipped, "failed": suite.failed,
                        "targets": [each._asdict() for each in found]}, file, indent=1, default=str)
 
 

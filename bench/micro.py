@@ -35,7 +35,7 @@ def rate_limit(batches: int = 2_000, calls: int = 50) -> Dict[str, float]:
     return {"median_ms": statistics.median(took), "p99_ms": took[int(len(took) * 0.99)]}
 
 
-def bytes_per_row(days: int = 10) -> float:
+def bytes_per_row(days: int = 20) -> float:
     """Size of a store of full page_query slices, 60-character URLs and 25-character queries, by its rows."""
     rows = make_decoder()(body(2, 4000), Slice(PAGE_QUERY, SliceKey(DAY, 0)))
     with tempfile.TemporaryDirectory() as folder:

@@ -55,10 +55,11 @@ def results(workload: Workload, medians: Sequence[Dict[str, Any]]) -> str:
             f"{scaled(line):.1f}" if line["days"] != line["days_of_workload"] and not workload.steps else "",
             f"{rate(line):,.0f}", f"{line['cpu']:.1f}", f"{line['server_cpu']:.1f}",
             f"{line['rss']:.0f}" if line["rss"] else "", _calls(line),
-            f"{rate(floor) / rate(line):.2f}" if floor else "", f"{rate(line) / rate(script):.2f}" if script else "",
+            f"{rate(floor) / rate(line):.2f}" if floor else "", f"{line['cpu'] / floor['cpu']:.2f}" if floor else "",
+            f"{rate(line) / rate(script):.2f}" if script else "",
             f"{waits[0]:.0f}/{waits[1]:.0f}" if waits and waits[1] else ""])
     head = ["contestant", "days", "wall s", "scaled s", "rows/s", "CPU s", "server CPU", "RSS MB", "calls",
-            "time/floor", "rate/script", "durable ms"]
+            "time/floor", "CPU/floor", "rate/script", "durable ms"]
     return f"{workload.name}: {workload.text}\n\n{table(head, rows)}"
 
 
@@ -72,10 +73,11 @@ def _calls(line: Dict[str, Any]) -> str:
 
 
 NOTES = """\
-Medians.  scaled s: the wall time carried over from the days done to those of the workload; sequential contestants of
-rollout do fewer days, rates are of what was done.  time/floor: time per row to that of the faster floor.  rate/script:
-rows/s to those of the script.  server CPU: the look-alike's, on the same machine.  durable ms: from a slice's answer
-being complete to its acknowledgement, median/99th percentile."""
+Medians.  scaled s: the wall time carried over from the days done to those of the workload; the sequential contestants of
+rollout do fewer days, and rates are of what was done.  server CPU: the look-alike's, on the same machine.  time/floor:
+time a row to that of the faster floor; CPU/floor: the same of CPU time, which other work on the machine disturbs less.
+rate/script: rows/s to those of the script.  durable ms: from a slice's answer being complete to its acknowledgement,
+median/99th percentile."""
 
 
 def verdicts(found: Sequence[Target]) -> str:

@@ -36,6 +36,7 @@ class Suite:
     def __init__(self, repeat: int, only: Sequence[str] = (), run: Callable[..., Run] = contestants.run) -> None:
         self.runs: List[Run] = []
         self.skipped: Dict[str, str] = {}
+        self.failed: List[str] = []
         self._repeat = repeat
         self._only = only
         self._run = run
@@ -59,19 +60,24 @@ class Suite:
         names = [name for name in workload.contestants if not self._only or name in self._only]
         if not names:
             return
-        server = self._serve(workload)
-        server.pace(workload)
         rounds = self._repeat if workload.repeats else 1
         for number in range(rounds):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:  # each once first, each once after each other
-                if name not in self.skipped:
+                if name in self.skipped:
+                    continue
+                server = self._serve(workload)
+                server.pace(workload)
+                try:
                     self._steps(server, workload, name, number)
+                except RuntimeError as problem:  # a contestant's trouble, told in full on stderr, is not the suite's
+                    say(f"{workload.name}: {problem}")
+                    self.failed.append(f"{workload.name}: {problem}")
 
     def _serve(self, workload: Workload) -> Lookalike:
         """A server with this workload's data: the present one, when it has them."""
         data = (workload.days, workload.rows, workload.long_rows, workload.pages, workload.sites, workload.warm)
-        if self._server is not None and self._serving == data:
+        if self._server is not None and self._serving == data and workload.warm:
             return self._server
         self._stopping.close()
         say(f"{workload.name}: starting the look-alike" + (" and warming it up" if workload.warm else ""))

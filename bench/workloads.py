@@ -27,7 +27,8 @@ class Workload:
     ``latency``, ``per_row``: seconds a slice takes and each of its rows adds.  ``rows``: page_query rows a day.
     ``long_rows``: those of the long days, 0 for none.  ``short``: days that sequential contestants do instead of
     ``days``, where doing all of them would only be waiting.  ``steps``: days after each of several syncs of one store.
-    ``warm``: have the server make up all its answers before the first clock starts.
+    ``warm``: have the server make up all its answers before the first clock starts; without, each contestant gets
+    a server of its own, whose counts begin with it.
     """
 
     name: str
@@ -85,13 +86,21 @@ class Workload:
     def scaled(self, *, days: int = 0, quick: bool = False) -> "Workload":
         """A shorter one: *days* for the long ones, or all of them cut to what two minutes hold."""
         if quick:
-            small = {"rollout": dict(days=26, short=2), "bare": dict(days=26), "small": dict(sites=60),
-                     "quota": dict(days=40), "growth": dict(days=40, steps=(10, 20, 40))}
-            return dataclasses.replace(self, **small[self.name])  # type: ignore[arg-type]
+            values = _QUICK[self.name]
+            return dataclasses.replace(self, text=f"shortened from: {self.text}", **values)
         if days and self.name in ("rollout", "bare"):
-            return dataclasses.replace(self, days=days)
+            return dataclasses.replace(self, days=days, text=f"{days} days of: {self.text}")
         return self
 
+
+#: What --quick changes.
+_QUICK: Dict[str, Dict[str, Any]] = {
+    "rollout": dict(days=26, short=2),
+    "bare": dict(days=26),
+    "small": dict(sites=60),
+    "quota": dict(days=40),
+    "growth": dict(days=40, steps=(10, 20, 40)),
+}
 
 _FULL: Dict[str, Any] = dict(days=PUBLISHED_DAYS, rows=ROWS, long_rows=LONG_ROWS, pages=3_000)
 
@@ -105,7 +114,7 @@ WORKLOADS = (
              contestants=(*SEQUENTIAL, *CONCURRENT)),
     Workload("quota", "3,000 tiny slices of one site, quota on: the server's count of any 60 s stays within 960",
              days=375, rows=10, pages=5, quota=True, search_types=("web", "image", "video", "news"),
-             contestants=("gscthreads-fast",), repeats=False, warm=False),
+             contestants=("gscthreads-fast", "gscthreads-auto"), repeats=False, warm=False),
     Workload("growth", "30, 120, 480 days into one store: rows a second and memory must not depend on its size",
              days=480, rows=ROWS, pages=3_000, steps=(30, 120, 480), contestants=("gscthreads-fast",), repeats=False),
 )
