@@ -11,13 +11,13 @@ import json
 import os
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from . import micro, report
 from .contestants import CONTESTANTS
 from .suite import Suite, say
 from .targets import targets
-from .workloads import WORKLOADS, Workload
+from .workloads import WORKLOADS
 
 MICRO = "micro"
 
@@ -30,23 +30,37 @@ def main() -> int:
         print(f"  {MICRO:<20} what the rate-limit check takes, bytes a stored row\n")
         print("contestants:\n" + "\n".join(f"  {name:<20} {text}" for name, text in CONTESTANTS.items()))
         return 0
+    if options.show:
+        with open(options.show, encoding="utf-8") as file:
+            print(report.render(json.load(file)))
+        return 0
+    data = _measure(options)
+    print(report.render(data))
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+    return 1 if data["failed"] else 0
+
+
+def _measure(options: argparse.Namespace) -> Dict[str, Any]:
     chosen = [each.scaled(days=options.days, quick=options.quick) for each in WORKLOADS
               if not options.only or each.name in options.only]
-    repeat = options.repeat or (1 if options.quick else 3)
     began = time.time()
-    machine = report.machine()
-    small: Dict[str, Any] = {}
+    data: Dict[str, Any] = {"machine": report.machine(), "options": vars(options), "micro": {},
+                            "workloads": {each.name: each.text for each in chosen}}
     if not options.only or MICRO in options.only:
         say("micro: rate-limit check, bytes a row")
-        small = {"rate_limit": micro.rate_limit(), "bytes_per_row": micro.bytes_per_row()}
-    with Suite(repeat, options.contestant) as suite:
+        data["micro"] = {"rate_limit": micro.rate_limit(), "bytes_per_row": micro.bytes_per_row()}
+    with Suite(options.repeat or (1 if options.quick else 3), options.contestant) as suite:
         try:
             for workload in chosen:
                 suite.work(workload)
         except KeyboardInterrupt:
             say("interrupted: these are the figures so far")
-        _show(options, machine, chosen, suite, small, began)
-    return 1 if suite.failed else 0
+    found = suite.medians()
+    return {**data, "runs": suite.runs, "medians": found, "skipped": suite.skipped, "failed": suite.failed,
+            "targets": [each._asdict() for each in targets(found, data["micro"])], "seconds": time.time() - began,
+            "load_at_the_end": [round(each, 2) for each in os.getloadavg()]}
 
 
 def _parse() -> argparse.Namespace:
@@ -60,31 +74,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--contestant", action="append", default=[], choices=list(CONTESTANTS),
                         help="this contestant; repeatable")
     parser.add_argument("--json", metavar="FILE", help="write everything measured to FILE")
+    parser.add_argument("--show", metavar="FILE", help="print the tables of a FILE that --json wrote, and stop")
     parser.add_argument("--list", action="store_true", help="name workloads and contestants and stop")
     return parser.parse_args()
-
-
-def _show(options: argparse.Namespace, machine: Dict[str, Any], chosen: List[Workload], suite: Suite,
-          small: Dict[str, Any], began: float) -> None:
-    medians = suite.medians()
-    found = [each for each in targets(medians, small) if each.met is not None or not options.only]
-    load = [round(each, 2) for each in os.getloadavg()]
-    print(", ".join(f"{name} {value}" for name, value in machine.items()) + f", load at the end {load}")
-    for workload in chosen:
-        if any(line["workload"] == workload.name for line in medians):
-            print(f"\n{report.results(workload, medians)}")
-    if medians:
-        print(f"\n{report.NOTES}")
-    for name, why in suite.skipped.items():
-        print(f"{name}: skipped, {why}")
-    for what in suite.failed:
-        print(f"FAILED: {what}")
-    print(f"\n{report.verdicts(found)}\n\n{time.time() - began:.0f} s in all")
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine, "load_at_the_end": load, "options": vars(options), "micro": small,
-                       "runs": suite.runs, "medians": medians, "skipped": suite.skipped, "failed": suite.failed,
-                       "targets": [each._asdict() for each in found]}, file, indent=1, default=str)
 
 
 if __name__ == "__main__":

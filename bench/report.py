@@ -7,10 +7,10 @@ import os
 import platform
 import sqlite3
 import subprocess
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, Sequence
 
-from .targets import Measured, Target, rate, scaled
-from .workloads import Workload
+from .targets import Measured, Target, rate, scaled, targets
+from .workloads import SEQUENTIAL
 
 
 def machine() -> Dict[str, Any]:
@@ -42,25 +42,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
     return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
 
 
-def results(workload: Workload, medians: Sequence[Dict[str, Any]]) -> str:
-    """One workload's table."""
+def results(workload: str, text: str, medians: Sequence[Dict[str, Any]]) -> str:
+    """One workload's table; columns in which there is nothing to say are left out."""
     measured = Measured(medians)
-    lines = measured.all(workload.name)
-    floor, script = measured.floor(workload.name), measured.get(workload.name, "script")
-    rows: List[List[str]] = []
-    for line in lines:
-        waits = line.get("waits")
-        rows.append([
-            line["contestant"], f"{line['days']:.0f}", f"{line['wall']:.1f}",
-            f"{scaled(line):.1f}" if line["days"] != line["days_of_workload"] and not workload.steps else "",
-            f"{rate(line):,.0f}", f"{line['cpu']:.1f}", f"{line['server_cpu']:.1f}",
-            f"{line['rss']:.0f}" if line["rss"] else "", _calls(line),
-            f"{rate(floor) / rate(line):.2f}" if floor else "", f"{line['cpu'] / floor['cpu']:.2f}" if floor else "",
-            f"{rate(line) / rate(script):.2f}" if script else "",
-            f"{waits[0]:.0f}/{waits[1]:.0f}" if waits and waits[1] else ""])
-    head = ["contestant", "days", "wall s", "scaled s", "rows/s", "CPU s", "server CPU", "RSS MB", "calls",
-            "time/floor", "CPU/floor", "rate/script", "durable ms"]
-    return f"{workload.name}: {workload.text}\n\n{table(head, rows)}"
+    floor, script = measured.floor(workload), measured.get(workload, "script")
+    columns: Dict[str, Callable[[Dict[str, Any]], str]] = {
+        "contestant": lambda line: str(line["contestant"]),
+        "days": lambda line: f"{line['days']:.0f}",
+        "wall s": lambda line: f"{line['wall']:.1f}",
+        "scaled s": lambda line: f"{scaled(line):.1f}" if line["days"] < line["days_of_workload"]
+        and line["contestant"] in SEQUENTIAL else "",
+        "rows/s": lambda line: f"{rate(line):,.0f}",
+        "CPU s": lambda line: f"{line['cpu']:.1f}",
+        "server CPU": lambda line: f"{line['server_cpu']:.1f}",
+        "RSS MB": lambda line: f"{line['rss']:.0f}" if line["rss"] else "",
+        "calls": _calls,
+        "a request": lambda line: f"{line['calls'] / line['http_requests']:.1f}" if line["http_requests"] > 0 else "",
+        "at once": lambda line: f"{line['server_seconds'] / line['wall']:.1f}" if line["server_seconds"] else "",
+        "time/floor": lambda line: f"{rate(floor) / rate(line):.2f}" if floor else "",
+        "CPU/floor": lambda line: f"{line['cpu'] / floor['cpu']:.2f}" if floor else "",
+        "rate/script": lambda line: f"{rate(line) / rate(script):.2f}" if script else "",
+        "durable ms": lambda line: "/".join(f"{wait:.0f}" for wait in line.get("waits") or () if wait),
+    }
+    cells = {name: [show(line) for line in measured.all(workload)] for name, show in columns.items()}
+    cells = {name: column for name, column in cells.items() if any(column)}
+    return f"{workload}: {text}\n\n{table(list(cells), list(zip(*cells.values())))}"
 
 
 def _calls(line: Dict[str, Any]) -> str:
@@ -74,10 +80,11 @@ def _calls(line: Dict[str, Any]) -> str:
 
 NOTES = """\
 Medians.  scaled s: wall time carried over from the days done to those of the workload; the sequential contestants of
-rollout do fewer days, and rates are of what was done.  server CPU: the look-alike's, on the same machine.  time/floor:
-time a row to that of the faster floor; CPU/floor: the same of CPU time, which other work on the machine disturbs less.
-rate/script: rows/s to those of the script.  durable ms: from a slice's answer being complete to its acknowledgement,
-median/99th percentile."""
+rollout do fewer days, and rates are of what was done.  server CPU: the look-alike's, on the same machine.  a request:
+calls in one HTTP request, on average; at once: slices the server had in work, on average.  time/floor: time a row to
+that of the faster floor; CPU/floor: the same of CPU time, which other work on the machine disturbs less.  rate/script:
+rows/s to those of the script.  durable ms: from a slice's answer being complete to its acknowledgement, median/99th
+percentile."""
 
 
 def verdicts(found: Sequence[Target]) -> str:
@@ -85,3 +92,19 @@ def verdicts(found: Sequence[Target]) -> str:
     words = {True: "met", False: "MISSED", None: "-"}
     return table(["what", "target", "measured", ""], [[each.what, each.target, each.measured, words[each.met]]
                                                       for each in found], left=4)
+
+
+def render(data: Dict[str, Any]) -> str:
+    """Everything a run measured, as it is kept by --json."""
+    texts = [", ".join(f"{name} {value}" for name, value in data["machine"].items())
+             + f", load at the end {data['load_at_the_end']}"]
+    texts += [results(name, text, data["medians"]) for name, text in data["workloads"].items()
+              if any(line["workload"] == name for line in data["medians"])]
+    texts += [NOTES] if data["medians"] else []
+    told = [f"{name}: skipped, {why}" for name, why in data["skipped"].items()]
+    told += [f"FAILED: {what}" for what in data["failed"]]
+    texts += ["\n".join(told)] if told else []
+    found = targets(data["medians"], data["micro"])
+    if data["options"]["only"]:
+        found = [each for each in found if each.met is not None]
+    return "\n\n".join([*texts, verdicts(found), f"{data['seconds']:.0f} s in all"])
