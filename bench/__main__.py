@@ -7,14 +7,14 @@ shared machine only figures of one run side by side can be compared.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
 import time
 from typing import Any, Dict
 
-from . import micro, report
-from .contestants import CONTESTANTS
+from . import contestants, micro, report
 from .suite import Suite, say
 from .targets import targets
 from .workloads import WORKLOADS
@@ -28,7 +28,7 @@ def main() -> int:
     if options.list:
         print("workloads:\n" + "\n".join(f"  {each.name:<20} {each.text}" for each in WORKLOADS))
         print(f"  {MICRO:<20} what the rate-limit check takes, bytes a stored row\n")
-        print("contestants:\n" + "\n".join(f"  {name:<20} {text}" for name, text in CONTESTANTS.items()))
+        print("contestants:\n" + "\n".join(f"  {name:<20} {text}" for name, text in contestants.CONTESTANTS.items()))
         return 0
     if options.show:
         with open(options.show, encoding="utf-8") as file:
@@ -51,7 +51,8 @@ def _measure(options: argparse.Namespace) -> Dict[str, Any]:
     if not options.only or MICRO in options.only:
         say("micro: rate-limit check, bytes a row")
         data["micro"] = {"rate_limit": micro.rate_limit(), "bytes_per_row": micro.bytes_per_row()}
-    with Suite(options.repeat or (1 if options.quick else 3), options.contestant) as suite:
+    run = functools.partial(contestants.run, settings=options.settings)
+    with Suite(options.repeat or (1 if options.quick else 3), options.contestant, run) as suite:
         try:
             for workload in chosen:
                 suite.work(workload)
@@ -71,8 +72,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--days", type=int, default=0, metavar="N", help="days of rollout and bare (default 180)")
     parser.add_argument("--only", action="append", default=[], choices=[*(each.name for each in WORKLOADS), MICRO],
                         help="this workload; repeatable")
-    parser.add_argument("--contestant", action="append", default=[], choices=list(CONTESTANTS),
+    parser.add_argument("--contestant", action="append", default=[], choices=list(contestants.CONTESTANTS),
                         help="this contestant; repeatable")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON",
+                        help="further SyncConfig settings for gscthreads, to try them: '{\"max_open_days\": 100}'")
     parser.add_argument("--json", metavar="FILE", help="write everything measured to FILE")
     parser.add_argument("--show", metavar="FILE", help="print the tables of a FILE that --json wrote, and stop")
     parser.add_argument("--list", action="store_true", help="name workloads and contestants and stop")

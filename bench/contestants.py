@@ -40,12 +40,15 @@ PLAIN = ("gscthreads-1x1", "gscthreads")
 
 
 def run(name: str, task: Task, *, settings: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
-    """Run one contestant in a new process.  {"skipped": why} when it can't take part here."""
+    """Run one contestant in a new process.  {"skipped": why} when it can't take part here.
+
+    *settings*: further ones of SyncConfig for gscthreads; those that make a contestant what it is stay.
+    """
     if name == "gscthreads-postgres":
         if not os.environ.get(POSTGRES):
             return {"skipped": f"{POSTGRES} is not set"}
         settings = {**(settings or {}), "store": os.environ[POSTGRES]}
-    task = dataclasses.replace(task, settings={**SETTINGS.get(name, {}), **(settings or {})})
+    task = dataclasses.replace(task, settings={**(settings or {}), **SETTINGS.get(name, {})})
     command = [sys.executable, "-m", "bench.contestants", name]
     # by stdin: 300 site names are long, and a store URL may hold a password that a process list would show
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, input=task.dumps())

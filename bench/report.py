@@ -98,6 +98,8 @@ def render(data: Dict[str, Any]) -> str:
     """Everything a run measured, as it is kept by --json."""
     texts = [", ".join(f"{name} {value}" for name, value in data["machine"].items())
              + f", load at the end {data['load_at_the_end']}"]
+    if data["options"].get("settings"):
+        texts.append(f"with settings {data['options']['settings']}")
     texts += [results(name, text, data["medians"]) for name, text in data["workloads"].items()
               if any(line["workload"] == name for line in data["medians"])]
     texts += [NOTES] if data["medians"] else []
