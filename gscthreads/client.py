@@ -27,6 +27,9 @@ from .sockets import SocketRegistry, adopt_session, new_session
 
 log = logging.getLogger(__name__)
 
+#: Most bytes of a list of sites (1,000 of the longest URLs, say), or of the days of 16 months.
+_MAX_LIST = 3 * 1024 * 1024
+
 Outcome = Union[Fetched, Failed]
 Decode = Callable[[bytes, Slice], Rows]
 
@@ -109,7 +112,7 @@ class Client:
         with _Exchange(self, self.http_timeout) as exchange:
             try:
                 response = exchange.ask("GET", f"{self._root}/webmasters/v3/sites?prettyPrint=false&alt=json")
-                return _read_sites(Body(response, max_bytes=MAX_PART).read_all())
+                return _read_sites(Body(response, max_bytes=_MAX_LIST).read_all())
             except ApiError as error:
                 raise exchange.judge(error)
 
@@ -129,7 +132,7 @@ class Client:
                 url = self._root + _query_path(site)
                 data = json.dumps(query, separators=(",", ":")).encode("ascii")
                 response = exchange.ask("POST", url, data, "application/json")
-                body = Body(response, max_bytes=MAX_PART).read_all()
+                body = Body(response, max_bytes=_MAX_LIST).read_all()
                 exchange.check_complete()
                 return _read_clicks(body)
             except ApiError as error:

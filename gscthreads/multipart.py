@@ -30,7 +30,7 @@ _MAX_PADDING = 256
 #: Most bytes kept, compressed, of parts without Content-ID.
 _MAX_HELD = 64 * 1024 * 1024
 
-_STATUS_LINE = re.compile(rb"HTTP/\d+(?:\.\d+)?[ \t]+(\d{3})(?!\S)")
+_STATUS_LINE = re.compile(rb"HTTP/\d{1,3}(?:\.\d{1,3})?[ \t]{1,99}(\d{3})(?!\S)")  # bounded: it looks at whole parts
 
 
 class Part(NamedTuple):

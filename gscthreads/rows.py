@@ -32,8 +32,6 @@ _PIECE = 24 * 1024
 
 _LARGEST_PIECE = 16 * _PIECE
 
-_LONG = 16 * 1024 * 1024  #: bytes above which commas are counted too
-
 _KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensions besides page, in the order of Rows
 
 _FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  #: what a wrong shape raises
@@ -130,10 +128,10 @@ def _decode_whole(body: bytes, table: "_Table") -> Rows:
 def _check_size(body: bytes) -> None:
     """Refuse a body that would become far more Python objects than a slice is, before it is parsed.
 
-    A row has one object and one list; the margin is for brackets inside URLs and queries.
+    A row has one object, one list and about six commas; the margin is for those inside URLs and queries.
     """
     most = 8 * ROW_LIMIT
-    if body.count(b"{") > most or body.count(b"[") > most or (len(body) > _LONG and body.count(b",") > 40 * ROW_LIMIT):
+    if body.count(b"{") > most or body.count(b"[") > most or body.count(b",") > 40 * ROW_LIMIT:
         raise ValueError("it has far more parts than a slice of rows")
 
 

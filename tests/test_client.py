@@ -746,7 +746,8 @@ class TestSites:
     def test_none(self):
         assert self.ask("{}") == []
 
-    @pytest.mark.parametrize("body", ["", "[]", "<html>", '{"siteEntry":[1]}', '{"siteEntry":[{}]}', '{"siteEntry":3}'])
+    @pytest.mark.parametrize("body", ["", "[]", "<html>", '{"siteEntry":[1]}', '{"siteEntry":[{}]}', '{"siteEntry":3}',
+                                      '{"error":{"code":500}}', '{"message":"log in"}'])
     def test_malformed(self, body):
         with pytest.raises(Transient):
             self.ask(body)
@@ -764,6 +765,27 @@ class TestSites:
             bench.halt.set("test")
             with pytest.raises(Halted, match="test"):
                 bench.client.sites()
+
+    def test_a_list_too_large_to_be_one(self):
+        """64 MiB of "{}," would become 1.5 GB of Python objects."""
+        body = b'{"siteEntry":[' + b"{}," * 2**20 + b"{}]}"
+        for ask in (lambda client: client.sites(),
+                    lambda client: client.clicks_by_day("a", "web", dt.date(2026, 1, 1), dt.date(2026, 1, 2))):
+            with responses.RequestsMock() as mock, Bench("https://h") as bench:
+                mock.add(method=responses.GET, url=re.compile("https://h/.*"), body=body)
+                mock.add(method=responses.POST, url=re.compile("https://h/.*"), body=body)
+                mock.assert_all_requests_are_fired = False
+                with pytest.raises(Transient) as caught:
+                    ask(bench.client)
+            assert caught.value.reason == "tooLarge"
+
+    @pytest.mark.parametrize("body", ["", "[]", "{}", '{"error":{}}', '{"rows":[{}]}', '{"rows":null}', '{"rows":[1]}',
+                                      '{"rows":[{"keys":["2026-1-1"],"clicks":1e999}]}', '{"rows":[{"keys":[],"clicks":1}]}'])
+    def test_clicks_by_day_malformed(self, body):
+        with responses.RequestsMock() as mock, Bench("https://h") as bench:
+            mock.add(method=responses.POST, url=re.compile("https://h/.*"), body=body)
+            with pytest.raises(Transient):
+                bench.client.clicks_by_day("a", "web", dt.date(2026, 1, 1), dt.date(2026, 1, 2))
 
 
 def hang_with(start):

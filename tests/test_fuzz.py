@@ -40,7 +40,7 @@ from gscthreads.sockets import SocketRegistry
 
 SECONDS = float(os.environ.get("GSCTHREADS_FUZZ_SECONDS", "0"))
 PROPERTIES = 7  # tests that share those seconds
-COUNTS: "collections.Counter[str]" = collections.Counter()  # how many cases each has tried
+COUNTS: "collections.Counter[str]" = collections.Counter()  # cases tried
 ROOT = "http://gsc.invalid"
 DATE = dt.date(2026, 3, 10)
 DATASET = Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web")
@@ -67,6 +67,8 @@ def for_a_while(examples):
             test()
             while time.monotonic() < until:
                 test()
+            if SECONDS:
+                print(f"{check.__name__}: {dict(COUNTS)} cases so far")  # seen with pytest -s
 
         del run.__wrapped__  # its arguments are hypothesis's, not fixtures
         return pytest.mark.timeout(SECONDS / PROPERTIES + 180)(run)
@@ -377,7 +379,7 @@ def parts_by_hand(data, boundary=b"B"):
 
 def part_by_hand(text):
     text = text[:-1] if text.endswith(b"\r") else text
-    blocks, status_first = [], re.match(rb"HTTP/[0-9]+(\.[0-9]+)?[ \t]+[0-9]{3}(\s|\Z)", text)
+    blocks, status_first = [], re.match(rb"HTTP/[0-9]{1,3}(\.[0-9]{1,3})?[ \t]{1,99}[0-9]{3}(\s|\Z)", text)
     for _ in range(1 if status_first else 2):
         lines = []
         while text:
@@ -395,7 +397,7 @@ def part_by_hand(text):
             if colon and name.strip().lower() == "content-id":
                 label = value.strip()
                 break
-    status = re.match(rb"HTTP/[0-9]+(\.[0-9]+)?[ \t]+([0-9]{3})(\s|\Z)", blocks[-1][0]) if blocks[-1] else None
+    status = re.match(rb"HTTP/[0-9]{1,3}(\.[0-9]{1,3})?[ \t]{1,99}([0-9]{3})(\s|\Z)", blocks[-1][0]) if blocks[-1] else None
     return (label, int(status.group(2)), text) if status else (label, 0, b"")
 
 

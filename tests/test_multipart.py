@@ -131,6 +131,8 @@ def test_folded_headers():
         (b"HTTP/1.1 204", (204, b"")),
         (b"HTTP/2 200\r\n\r\n{}", (200, b"{}")),
         (b"HTTP/1.1 2000 OK\r\n\r\n{}", (0, b"")),
+        (b"HTTP/1.1" + b" " * 1000 + b"200 OK\r\n\r\n{}", (0, b"")),
+        (b"HTTP/" + b"1" * 1000 + b" 200 OK\r\n\r\n{}", (0, b"")),
         (b"HTTP/1.1 abc OK\r\n\r\n{}", (0, b"")),
         (b"nonsense\r\n\r\n{}", (0, b"")),
         (b"{}", (0, b"")),
