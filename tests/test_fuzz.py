@@ -391,9 +391,14 @@ def part_by_hand(text):
         blocks.append(lines)
     label = None
     if not status_first:
-        unfolded = re.sub(rb"\n[ \t]+", b"\n ", b"\n".join(blocks[0])).replace(b"\n ", b" ") if blocks[0] else b""
-        for line in unfolded.decode("latin-1").split("\n"):
-            name, colon, value = line.partition(":")
+        unfolded = []
+        for line in blocks[0]:
+            if line[:1] in (b" ", b"\t") and unfolded:
+                unfolded[-1] += b" " + line.strip()
+            else:
+                unfolded.append(line)
+        for line in unfolded:
+            name, colon, value = line.decode("latin-1").partition(":")
             if colon and name.strip().lower() == "content-id":
                 label = value.strip()
                 break

@@ -252,6 +252,7 @@ def test_nothing_a_run_says_or_keeps_holds_a_secret(kind, trouble, sim, search, 
     if trouble == "nothing" or trouble == "token refused" and own_token:
         assert result.status == "complete"
         assert {"gscthreads", "urllib3"} <= search.loggers
+        assert os.path.getsize("search.db")  # which is searched, too
     elif trouble in ("token refused", "revoked"):
         assert isinstance(result, CredentialsError)
     with contextlib.suppress(AttributeError):
