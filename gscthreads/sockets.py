@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.cookiejar
 import io
 import math
 import socket
@@ -315,6 +316,7 @@ def new_session(registry: SocketRegistry, *, ca_bundle: Optional[str] = None) ->
     session = requests.Session()
     adapter = _GuardedAdapter(registry, pool_size=2, ca_bundle=ca_bundle)
     session.auth = _as_is
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))  # none are needed
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session

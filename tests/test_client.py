@@ -549,6 +549,22 @@ class TestBatchAnswers:
             outcomes = bench.fetch(slices(count))
             assert {outcome.error.reason for outcome in outcomes} == {"tooLarge"}
 
+    @pytest.mark.parametrize("count", [1, 2])
+    @pytest.mark.parametrize("start", [
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, b"HTTP/1.1 200 " + b"O" * 70_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"\0" * 70_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 70_000,
+    ], ids="header headers status chunk zeros length".split())
+    def test_heads_without_end(self, start, count):
+        def script(connection, request, server):
+            connection.sendall(start)
+            server.done.wait()  # whoever reads on waits for this
+            return False
+
+        with serving(script) as (server, bench):
+            for outcome in bench.fetch(slices(count)):
+                assert type(outcome.error) is Transient and outcome.error.reason in ("broken", "notMultipart")
+
     def test_an_oversized_part(self, monkeypatch):
         monkeypatch.setattr(multipart, "MAX_PART", 1000)
         monkeypatch.setattr(multipart, "MAX_HEADERS", 1000)

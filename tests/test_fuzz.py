@@ -36,7 +36,7 @@ from gscthreads.model import Dataset, Failed, Fetched, Report, Rows, Slice, Slic
 from gscthreads.multipart import Matcher, PartParser
 from gscthreads.refusals import MAX_RETRY_AFTER, parse_retry_after
 from gscthreads.rows import decode, make_decoder
-from gscthreads.sockets import SocketRegistry
+from gscthreads.sockets import SocketRegistry, _Answer
 
 SECONDS = float(os.environ.get("GSCTHREADS_FUZZ_SECONDS", "0"))
 PROPERTIES = 7  # tests that share those seconds
@@ -111,6 +111,8 @@ class WireAdapter(HTTPAdapter):
         super().__init__(max_retries=0)
 
         class Connection(urllib3.connection.HTTPConnection):
+            response_class = _Answer
+
             def _new_conn(self):
                 return Wire(answer)
 

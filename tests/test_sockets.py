@@ -508,6 +508,21 @@ def test_netrc_does_not_replace_our_authorization(registry, monkeypatch, tmp_pat
         assert b"Authorization: Bearer ours" in seen[0]
 
 
+def test_cookies_are_not_kept(registry):
+    """Nothing needs them, and a server could pile them up."""
+    seen = []
+
+    def script(connection, request, server):
+        seen.append(request)
+        connection.sendall(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a%d=b; Path=/\r\n\r\n" % len(seen)))
+
+    with Server(script) as server, new_session(registry) as session:
+        for _ in range(3):
+            session.get(server.url, timeout=GUARD)
+        assert not any(b"Cookie" in request for request in seen)
+        assert len(session.cookies) == 0
+
+
 class TestAdopted:
     def test_watched_requests_are_reached(self, registry):
         with Server(HANGS["no answer"]) as server, requests.Session() as session:

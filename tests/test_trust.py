@@ -9,6 +9,7 @@ import datetime as dt
 import http.server
 import inspect
 import json
+import logging
 import ssl
 import threading
 
@@ -111,6 +112,16 @@ def path(tmp_path):
 def no_bundles(monkeypatch):
     for name in BUNDLES:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """The command line sets it up for its own process."""
+    logger = logging.getLogger("gscthreads")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 # -- TLS
