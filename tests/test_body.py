@@ -122,7 +122,8 @@ def test_content_length_is_checked(announced):
 
 
 @pytest.mark.parametrize(
-    "announced", [f"{len(DATA)}", f"00{len(DATA)}", f"{len(DATA)}, {len(DATA)}", "rubbish", "-1", "", "\xb2", "9" * 5000]
+    "announced",
+    [f"{len(DATA)}", f"00{len(DATA)}", f"{len(DATA)}, {len(DATA)}", "rubbish", "-1", "", "\xb2", "9" * 5000],
 )
 def test_content_length_in_order_or_unusable(announced):
     assert read([DATA], Content_Length=announced) == DATA

@@ -1,4 +1,4 @@
-"""Answers made to fill the memory: their day fails in clear words, the other days are copied, and memory stays bounded."""
+"""Answers made to fill the memory: their day fails in clear words, other days are copied, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ for fast in (True, False):
 
 
 @LINUX
-@pytest.mark.parametrize("unit", ['"ab",', "1.5,", "{},", "[],", '{"a":1},', '[[1e5]],', '{"keys":["a","b"],"clicks":1},'])
+@pytest.mark.parametrize(
+    "unit", ['"ab",', "1.5,", "{},", "[],", '{"a":1},', "[[1e5]],", '{"keys":["a","b"],"clicks":1},']
+)
 def test_what_a_small_answer_may_become(unit):
     """Every byte of JSON can become twenty of objects."""
     (peak,) = run(DECODE, unit, 15)

@@ -551,7 +551,8 @@ class TestBatchAnswers:
 
     @pytest.mark.parametrize("count", [1, 2])
     @pytest.mark.parametrize("start", [
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200, b"HTTP/1.1 200 " + b"O" * 70_000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200,
+        b"HTTP/1.1 200 " + b"O" * 70_000,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"\0" * 70_000,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 70_000,
     ], ids="header headers status chunk zeros length".split())
@@ -796,7 +797,8 @@ class TestSites:
             assert caught.value.reason == "tooLarge"
 
     @pytest.mark.parametrize("body", ["", "[]", "{}", '{"error":{}}', '{"rows":[{}]}', '{"rows":null}', '{"rows":[1]}',
-                                      '{"rows":[{"keys":["2026-1-1"],"clicks":1e999}]}', '{"rows":[{"keys":[],"clicks":1}]}'])
+                                      '{"rows":[{"keys":["2026-1-1"],"clicks":1e999}]}',
+                                      '{"rows":[{"keys":[],"clicks":1}]}'])
     def test_clicks_by_day_malformed(self, body):
         with responses.RequestsMock() as mock, Bench("https://h") as bench:
             mock.add(method=responses.POST, url=re.compile("https://h/.*"), body=body)

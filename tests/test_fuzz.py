@@ -220,8 +220,10 @@ def with_ids(raw):
 TOKENS = [
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"--B", b"\r\n--B\r\n", b"\r\n--B--", b"--B--", b"-", b" ", b"\t" * 256, b"\0",
     b"Content-ID: ", b"<response-", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 ", b"Content-Length: 5\r\n", b"Content-Length: ",
-    b"\xb2", b"9" * 5000, b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n", b"0\r\n\r\n", b"ffffffff\r\n",
-    b"Set-Cookie: a=b; expires=\xff; max-age=9e9\r\n", b"Location: //[\r\n", b"Retry-After: 1e9\r\n", b"WWW-Authenticate: Digest",
+    b"\xb2", b"9" * 5000, b"Transfer-Encoding: chunked\r\n", b"Content-Encoding: gzip\r\n", b"0\r\n\r\n",
+    b"ffffffff\r\n",
+    b"Set-Cookie: a=b; expires=\xff; max-age=9e9\r\n", b"Location: //[\r\n", b"Retry-After: 1e9\r\n",
+    b"WWW-Authenticate: Digest",
     b"Retry-After: Mon, 99 Foo 99999 99:99:99 +99999\r\n", b"Connection: close\r\n", b"HTTP/1.1 100 Continue\r\n\r\n",
     b'{"rows":', b'"rows":[]', b'},{', b'"error":{"code":403}', b'"error":', b"null", b"NaN", b"1e400", b"-0", b"-0.0",
     b"[" * 3000, b"{" * 40, b"}", b"]", b"]}", b'"', b"\\", b"\\ud800", b"\\u0000", b"\xff", b"\xed\xa0\x80", b"\xc3",
@@ -363,6 +365,9 @@ def test_rows_land_in_no_other_slice(labels, spoilt, before, end):
 # -- the multipart parser against a plain reading of the whole answer
 
 
+STATUS = rb"HTTP/[0-9]{1,3}(?:\.[0-9]{1,3})?[ \t]{1,99}([0-9]{3})(?:\s|\Z)"
+
+
 def parts_by_hand(data, boundary=b"B"):
     """(content id, status, body) of each part, and whether the last delimiter was there."""
     found, start, closed = [], None, False
@@ -381,7 +386,7 @@ def parts_by_hand(data, boundary=b"B"):
 
 def part_by_hand(text):
     text = text[:-1] if text.endswith(b"\r") else text
-    blocks, status_first = [], re.match(rb"HTTP/[0-9]{1,3}(\.[0-9]{1,3})?[ \t]{1,99}[0-9]{3}(\s|\Z)", text)
+    blocks, status_first = [], re.match(STATUS, text)
     for _ in range(1 if status_first else 2):
         lines = []
         while text:
@@ -404,8 +409,8 @@ def part_by_hand(text):
             if colon and name.strip().lower() == "content-id":
                 label = value.strip()
                 break
-    status = re.match(rb"HTTP/[0-9]{1,3}(\.[0-9]{1,3})?[ \t]{1,99}([0-9]{3})(\s|\Z)", blocks[-1][0]) if blocks[-1] else None
-    return (label, int(status.group(2)), text) if status else (label, 0, b"")
+    status = re.match(STATUS, blocks[-1][0]) if blocks[-1] else None
+    return (label, int(status.group(1)), text) if status else (label, 0, b"")
 
 
 def bare(label):
@@ -474,7 +479,8 @@ def check_decoders(body, dimensions=("page", "query")):
 
 
 NUMBER = st.one_of(
-    st.sampled_from([b"0", b"-0", b"1", b"12.0", b"0.5", b"-0.0", b"1e2", b"1E-2", b"01", b"1.", b".5", b"+1", b"- 1", b"1e",
+    st.sampled_from([b"0", b"-0", b"1", b"12.0", b"0.5", b"-0.0", b"1e2", b"1E-2", b"01", b"1.", b".5", b"+1", b"- 1",
+                     b"1e",
                      b"NaN", b"Infinity", b"-Infinity", b"1e400", b"1e-400", b"9007199254740991", b"9007199254740993",
                      b"18446744073709551616", b"9" * 400, b"null", b"true", b'"1"', b"[]", b"5e-324", b"2.5e-324",
                      b"1.7976931348623159e308", b"0.1e1", b"100e-2", b"123456789012345678901234567890e-29"]),
@@ -483,15 +489,19 @@ NUMBER = st.one_of(
     st.floats(0, 1e6).map(lambda number: repr(number).encode()),
 )
 TEXT = st.one_of(
-    st.sampled_from([b'"p"', b'"q"', b'"},{"', b'"],["', b'"\\ud83d\\ude00"', b'"\\ud800"', b'"\\u0000"', b'"\\/"', b'"\\x"',
-                     b'"\xc3\xa9"', b'"\xff"', b'"\xed\xa0\x80"', b'"\t"', b'""', b'"\\"}"', b"1", b"null", b'"2026-03-10"',
+    st.sampled_from([b'"p"', b'"q"', b'"},{"', b'"],["', b'"\\ud83d\\ude00"', b'"\\ud800"', b'"\\u0000"', b'"\\/"',
+                     b'"\\x"',
+                     b'"\xc3\xa9"', b'"\xff"', b'"\xed\xa0\x80"', b'"\t"', b'""', b'"\\"}"', b"1", b"null",
+                     b'"2026-03-10"',
                      b'"\xf4\x90\x80\x80"', b'"\xc0\x80"', b'"\x7f"', b'"\\u00E9"', b'"\\uD83D\xff"']),
     st.text(max_size=6).map(lambda text: json.dumps(text).encode()),
     st.text(st.characters(blacklist_categories=["Cs"]), max_size=6).map(
         lambda text: json.dumps(text, ensure_ascii=False).encode()),
 )
 SPACE = st.sampled_from([b"", b"", b"", b"", b" ", b"\n\t", b"\r", b"\x0c", b"\xc2\xa0"])
-OTHER = st.one_of(NUMBER, TEXT, st.sampled_from([b"{}", b'{"a":[1,{}]}', b"[[]", b"[1,]", b"{,}", b'{"a":1,"a":2}', b"nul"]))
+OTHER = st.one_of(
+    NUMBER, TEXT, st.sampled_from([b"{}", b'{"a":[1,{}]}', b"[[]", b"[1,]", b"{,}", b'{"a":1,"a":2}', b"nul"])
+)
 
 
 @st.composite
@@ -532,8 +542,10 @@ def test_the_decoders_agree_bit_for_bit(rows, space, more, place, changes, chang
 @for_a_while(200)
 @given(st.one_of(
     st.text(max_size=40), st.sampled_from(TOKENS).map(lambda token: token.decode("latin-1")),
-    st.lists(st.sampled_from("Mon, 01 Jan Feb 2026 99 99999999999 12:00:00 : + - GMT +9999 -0000 (x ) \x00 \xb2".split(" ")),
-             max_size=8).map(" ".join),
+    st.lists(
+        st.sampled_from("Mon, 01 Jan Feb 2026 99 99999999999 12:00:00 : + - GMT +9999 -0000 (x ) \x00 \xb2".split(" ")),
+        max_size=8,
+    ).map(" ".join),
 ))
 def test_any_retry_after_is_a_bounded_number_or_none(value):
     COUNTS["retry-after"] += 1

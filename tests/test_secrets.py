@@ -88,6 +88,7 @@ class Records(logging.Handler):
         super().__init__(logging.DEBUG)
         self.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
         self.search = search
+
     def emit(self, record):
         self.search.loggers.add(record.name.split(".")[0])
         self.search.tell(self.format(record), repr(record.args))
@@ -350,8 +351,8 @@ def in_parts(said, request):
 
 @pytest.mark.parametrize("kind", ["user", "callable", "session", "google session"])
 @pytest.mark.parametrize(
-    "status, shape", [(400, as_json), (401, as_json), (403, as_json), (404, as_json), (403, as_html), (503, as_html), (200, as_json),
-                      (200, in_parts)],
+    "status, shape", [(400, as_json), (401, as_json), (403, as_json), (404, as_json), (403, as_html), (503, as_html),
+                      (200, as_json), (200, in_parts)],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_what_a_server_repeats_is_not_repeated(kind, status, shape, sim, search):
@@ -397,14 +398,16 @@ def test_a_users_session_that_raises_a_whole_token_answer(search):
         retryable = False
 
     search.secrets.update({"secret-id-token", "1//successor"})
-    error = RefreshError("No access token in response.", {"id_token": "secret-id-token", "refresh_token": "1//successor"})
+    answer = {"id_token": "secret-id-token", "refresh_token": "1//successor"}
+    error = RefreshError("No access token in response.", answer)
     fault = send_fault(error, "h", 5, foreign=True)
     search.tell(fault, " " * 1000)
     assert str(fault) == "the given session can't get a token: RefreshError: No access token in response."
 
 
-@pytest.mark.parametrize("secret", ["ya29.a0AfH6", " ya29.a0AfH6", "Bearer ya29.a0AfH6", "1//0gRefresh-Token", "GOCSPX-of-client",
-                                    "bearer eyJhbGciOi.eyJpc3MiOi.sig", "eyJhbGciOi.eyJpc3MiOi.sig"])
+@pytest.mark.parametrize("secret", ["ya29.a0AfH6", " ya29.a0AfH6", "Bearer ya29.a0AfH6", "1//0gRefresh-Token",
+                                    "GOCSPX-of-client", "bearer eyJhbGciOi.eyJpc3MiOi.sig",
+                                    "eyJhbGciOi.eyJpc3MiOi.sig"])
 def test_a_secret_given_for_a_path_is_not_repeated(secret):
     with pytest.raises(CredentialsError, match="not a path") as caught:
         open_credentials(secret)

@@ -270,7 +270,9 @@ def test_the_look_alike_listens_on_the_loopback_interface_only():
         assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("root", ["http://example.com", "http://10.0.0.1", "http://127.0.0.1.example.com", "http://0.0.0.0"])
+@pytest.mark.parametrize(
+    "root", ["http://example.com", "http://10.0.0.1", "http://127.0.0.1.example.com", "http://0.0.0.0"]
+)
 def test_a_token_goes_unencrypted_to_this_machine_only(root, path):
     with pytest.raises(ConfigError, match="unencrypted"):
         copy(root, lambda: "ya29.token", path)
