@@ -47,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) -> int:
     """Run one command; its exit status."""
     parser = _parser(prog or _prog())
-    args = parser.parse_args(_with_relative_dates(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(with_relative_dates(sys.argv[1:] if argv is None else argv))
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
@@ -65,7 +65,7 @@ def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) ->
         return 3
 
 
-def _with_relative_dates(words: Sequence[str]) -> List[str]:
+def with_relative_dates(words: Sequence[str]) -> List[str]:
     """``--start -30d`` as ``--start=-30d``: argparse takes what begins with a dash for an option."""
     joined: List[str] = []
     for word in words:
@@ -98,7 +98,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         made.add_argument("-v", "--verbose", action="count", default=0, help="log more to stderr; twice for every call")
         return made
 
-    _sync_options(
+    sync_options(
         command("sync", _sync, "copy search traffic into a database", epilog=_EXITS,
                 description=_SYNC.format(prog=f"{prog} sync"))
     )
@@ -120,6 +120,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
+def command_parser(name: str) -> Optional[argparse.ArgumentParser]:
+    """The parser of one command, for others that offer the same; None when there is no such command."""
+    for action in _parser(_prog())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found: Optional[argparse.ArgumentParser] = action.choices.get(name)
+            return found
+    return None
+
+
 def _environment(parser: argparse.ArgumentParser, flag: str, variable: str, text: str, *, required: bool) -> None:
     value = os.environ.get(variable) or None
     parser.add_argument(flag, default=value, required=required and value is None, help=f"{text} [${variable}]")
@@ -137,7 +146,8 @@ def _api_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ca-bundle", metavar="FILE", help="CA certificates to trust")
 
 
-def _sync_options(parser: argparse.ArgumentParser) -> None:
+def sync_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``sync``: one for each setting that text can give."""
     parser.add_argument("--site", action="append", required=True, metavar="SITE", dest="sites",
                         help="sc-domain:example.com or https://www.example.com/ (repeatable)")
     days = "YYYY-MM-DD, yesterday, -30d (days ago) or 16m (months ago), Pacific dates"

@@ -216,6 +216,7 @@ def statements(script: str) -> Iterator[str]:
             yield statement
             statement = ""
 
+
 #: One slice's rows; as many parenthesised rows follow as fit one statement.
 INSERT_FACTS = "INSERT INTO gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position) VALUES "
 INSERT_STAGE = (
