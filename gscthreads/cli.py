@@ -16,6 +16,7 @@ from ._version import __version__
 from .config import GOOGLE, SyncConfig
 from .errors import ConfigError, CredentialsError, GscError
 from .figures import Result
+from .halt import Halt, Halted
 from .progress import Progress
 from .signals import halt_on_signals
 from .sync import Sync
@@ -34,6 +35,24 @@ are filled wherever they are.  Ctrl-C, kill and power cuts are fine: nothing ack
 
 example:
   {prog} --site sc-domain:example.com --start 16m --store sqlite:///search.db --credentials credentials.json
+"""
+
+
+_VERIFY = """Hold a copy against itself, and against Google.
+
+Without credentials no call is made: rows are counted and summed against the ledger, totals computed anew, missing and
+unfinished days listed.  With credentials random pages are compared with fresh answers (a call each), and the clicks of
+rows with queries with the site's (a call for each site and search type): the difference is what Google leaves out.
+
+example:
+  {prog} --store sqlite:///search.db --credentials credentials.json --repair
+"""
+
+_VERIFY_EXITS = """exit status:
+  0  all is well, or was repaired
+  1  something is wrong
+  2  bad usage or configuration
+  3  halted
 """
 
 
@@ -106,6 +125,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _store_option(status)
     status.add_argument("--site", action="append", help="only this site (repeatable)")
     status.add_argument("--json", action="store_true", help="print one JSON object instead")
+    verify_options(
+        command("verify", _verify, "prove that a copy is right, and repair it", description=_VERIFY.format(
+            prog=f"{prog} verify"), epilog=_VERIFY_EXITS)
+    )
     sites = command("sites", _sites, "list the sites that the credentials can read")
     _api_options(sites)
     sites.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -120,15 +143,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def command_parser(name: str) -> Optional[argparse.ArgumentParser]:
-    """The parser of one command, for others that offer the same; None when there is no such command."""
-    for action in _parser(_prog())._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found: Optional[argparse.ArgumentParser] = action.choices.get(name)
-            return found
-    return None
-
-
 def _environment(parser: argparse.ArgumentParser, flag: str, variable: str, text: str, *, required: bool) -> None:
     value = os.environ.get(variable) or None
     parser.add_argument(flag, default=value, required=required and value is None, help=f"{text} [${variable}]")
@@ -138,10 +152,9 @@ def _store_option(parser: argparse.ArgumentParser) -> None:
     _environment(parser, "--store", "GSCTHREADS_STORE", "where the data lives: sqlite:///search.db", required=True)
 
 
-def _api_options(parser: argparse.ArgumentParser) -> None:
-    _environment(
-        parser, "--credentials", "GSCTHREADS_CREDENTIALS", "authorized_user or service_account JSON file", required=True
-    )
+def _api_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    text = "authorized_user or service_account JSON file"
+    _environment(parser, "--credentials", "GSCTHREADS_CREDENTIALS", text, required=required)
     _environment(parser, "--api-root", "GSCTHREADS_API_ROOT", f"where the API is (default {GOOGLE})", required=False)
     parser.add_argument("--ca-bundle", metavar="FILE", help="CA certificates to trust")
 
@@ -177,6 +190,20 @@ def sync_options(parser: argparse.ArgumentParser) -> None:
             tuning.add_argument(flag, action="store_true", help=rules["help"])
 
 
+def verify_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``verify``."""
+    _store_option(parser)
+    _api_options(parser, required=False)
+    parser.add_argument("--site", action="append", dest="sites", help="only this site (repeatable)")
+    parser.add_argument("--pages", type=int, default=100, metavar="N",
+                        help="random pages to compare with Google, a call each (default 100)")
+    parser.add_argument("--repair", action="store_true",
+                        help="mend what is wrong, and fetch just the days that are (with credentials)")
+    parser.add_argument("--qpm-limit", type=float, default=1200, metavar="N",
+                        help="Google's calls per minute and site (default 1200)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
 def _config(args: argparse.Namespace) -> SyncConfig:
     values: Dict[str, Any] = {}
     for field in dataclasses.fields(SyncConfig):
@@ -195,7 +222,7 @@ def _sync(args: argparse.Namespace) -> int:
         print(json.dumps(found.as_dict()) if args.json else found.text())
         return 0
     run = Sync(config)
-    halt_on_signals(run)
+    halt_on_signals(run.halt)
     error: Optional[GscError] = None
     with run:
         run.start()
@@ -239,6 +266,26 @@ def _status(args: argparse.Namespace) -> int:
     found = read_status(args.store, sites=args.site)
     print(json.dumps(found) if args.json else status_text(found))
     return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from .summary import verification_text
+    from .verify import verify
+
+    halt = Halt()
+    settings = {"api_root": args.api_root} if args.api_root else {}
+    halt_on_signals(halt.set)
+    try:
+        found = verify(
+            args.store, sites=args.sites, credentials=args.credentials, pages=args.pages, mend=args.repair, halt=halt,
+            announce=lambda words: print(words, file=sys.stderr), ca_bundle=args.ca_bundle, qpm_limit=args.qpm_limit,
+            **settings,
+        )
+    except Halted:
+        print(f"{_prog()} verify: halted: {halt.reason}", file=sys.stderr)
+        return 3
+    print(json.dumps(found.as_dict()) if args.json else verification_text(found))
+    return 1 if found.wrong else 0
 
 
 def _sites(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Sources: gsc-api.md 1 (paths), 2.1 (request body), 4 (batches), 5 (errors).  Log
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import logging
 import threading
@@ -112,6 +113,28 @@ class Client:
             except ApiError as error:
                 raise exchange.judge(error)
 
+    def clicks_by_day(self, site: str, search_type: str, start: dt.date, end: dt.date) -> Dict[dt.date, int]:
+        """The site's clicks on each day, as Search Console's screen shows them; days without data are absent.  One
+        call.  Raises ApiError, Halted or CredentialsError."""
+        query = {
+            "startDate": start.isoformat(),
+            "endDate": end.isoformat(),
+            "dimensions": ["date"],
+            "type": search_type,
+            "rowLimit": ROW_LIMIT,
+            "dataState": self._data_state,
+        }
+        with _Exchange(self, self.http_timeout) as exchange:
+            try:
+                url = self._root + _query_path(site)
+                data = json.dumps(query, separators=(",", ":")).encode("ascii")
+                response = exchange.ask("POST", url, data, "application/json")
+                body = Body(response, max_bytes=MAX_PART).read_all()
+                exchange.check_complete()
+                return _read_clicks(body)
+            except ApiError as error:
+                raise exchange.judge(error)
+
     def close(self) -> None:
         """Close the idle connections of the sessions made here.  Idempotent; fetching goes on working."""
         with self._lock:
@@ -131,7 +154,8 @@ class Client:
         return session
 
     def _answer(self, exchange: _Exchange, wanted: Slice) -> Iterator[Tuple[int, Part]]:
-        response = exchange.ask("POST", self._root + _query_path(wanted), self._query_body(wanted), "application/json")
+        url = self._root + _query_path(wanted.dataset.site)
+        response = exchange.ask("POST", url, self._query_body(wanted), "application/json")
         body = Body(response, max_bytes=MAX_PART).read_all()
         exchange.check_complete()
         yield 0, Part(None, 200, response.headers, body)
@@ -143,7 +167,7 @@ class Client:
             raise _no_batch()
         boundary, matcher = f"batch_{uuid.uuid4().hex}", Matcher(len(batch))
         calls = [
-            (name, f"POST {_query_path(wanted)}", self._query_body(wanted))
+            (name, f"POST {_query_path(wanted.dataset.site)}", self._query_body(wanted))
             for name, wanted in zip(matcher.content_ids, batch)
         ]
         kind = f'multipart/mixed; boundary="{boundary}"'
@@ -162,7 +186,7 @@ class Client:
 
     def _query_body(self, wanted: Slice) -> bytes:
         dataset, key = wanted
-        query = {
+        query: Dict[str, object] = {
             "startDate": key.date.isoformat(),
             "endDate": key.date.isoformat(),
             "dimensions": list(dataset.report.dimensions),
@@ -171,6 +195,9 @@ class Client:
             "startRow": key.start_row,
             "dataState": self._data_state,
         }
+        if key.page is not None:
+            filter_ = {"dimension": "page", "operator": "equals", "expression": key.page}
+            query["dimensionFilterGroups"] = [{"filters": [filter_]}]
         return json.dumps(query, separators=(",", ":")).encode("ascii")
 
 
@@ -283,13 +310,20 @@ class _Replies:
         return Failed(wanted, refusal)
 
 
-def _query_path(wanted: Slice) -> str:
-    site = urllib.parse.quote(wanted.dataset.site, safe="")
-    return f"/webmasters/v3/sites/{site}/searchAnalytics/query?prettyPrint=false&alt=json"
+def _query_path(site: str) -> str:
+    return f"/webmasters/v3/sites/{urllib.parse.quote(site, safe='')}/searchAnalytics/query?prettyPrint=false&alt=json"
 
 
 def _no_batch() -> Transient:
     return Transient("the server has no batch path", reason="noBatch")
+
+
+def _read_clicks(body: bytes) -> Dict[dt.date, int]:
+    try:
+        rows = json.loads(body.decode("utf-8")).get("rows") or []
+        return {dt.date(*map(int, row["keys"][0].split("-"))): int(row["clicks"]) for row in rows}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise Transient("the totals are not in Google's format", status=200, reason="malformed") from error
 
 
 def _read_sites(body: bytes) -> List[Tuple[str, str]]:

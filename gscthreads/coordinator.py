@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import AbstractSet, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
 from . import pacific, parking, sites
 from .backoff import Backoff, Breaker
@@ -55,6 +55,10 @@ _BEAT, _LOOK = 10.0, 1.0
 _LEASED_AHEAD = 1
 
 
+#: Days to be fetched, by dataset, when not all that a configuration names are wanted.
+Only = Mapping[Dataset, AbstractSet[dt.date]]
+
+
 class Coordinator:
     """One run's loop.  Not thread-safe, except ``counters`` and ``count_sent``."""
 
@@ -72,6 +76,7 @@ class Coordinator:
         peak_qpm: Callable[[], int],
         tick: Callable[[float], object],
         today: dt.date,
+        only: Optional[Only] = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -87,6 +92,7 @@ class Coordinator:
         self._peak_qpm = peak_qpm
         self._tick = tick
         self._today = today
+        self._only = only
         self._clock = clock
         self._wall = wall
         self._jitter = jitter
@@ -122,7 +128,7 @@ class Coordinator:
         """Open the store, lease the datasets and plan what is owed.  Raises StoreError or ConfigError, having written
         nothing."""
         self._dates = self._config.days(self._today)
-        datasets = self._config.datasets()
+        datasets = self._config.datasets() if self._only is None else list(self._only)
         self._store.open()
         self._store.begin(self._halt)
         self._store.prepare(datasets, top_queries=self._config.top_queries)
@@ -143,7 +149,7 @@ class Coordinator:
 
     def _adopt(self, dataset: Dataset) -> DatasetPlan:
         """Inside a transaction: what *dataset* owes; days that only want publishing are published."""
-        dates = self._dates
+        dates = self._dates if self._only is None else sorted(self._only[dataset])
         ledger = self._store.ledger(dataset, dates[0], dates[-1])
         found = owed(
             dates,

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"Copying {args.days} days of page and page_query into {args.store}, "
               f"at most {config.budget} calls a minute ...", flush=True)
         sync = Sync(config)
-        halt_on_signals(sync)
+        halt_on_signals(sync.halt)
         with sync, Progress(sync, quiet=args.quiet, stream=sys.stderr):
             result = sync.start().wait()
     print()

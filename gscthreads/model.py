@@ -36,10 +36,12 @@ class Dataset(NamedTuple):
 
 
 class SliceKey(NamedTuple):
-    """One call's worth of a day: rows ``start_row`` to ``start_row + ROW_LIMIT - 1`` of ``date``."""
+    """One call's worth of a day: rows ``start_row`` to ``start_row + ROW_LIMIT - 1`` of ``date``; with a *page*, of
+    that page's rows only, as ``verify`` asks for them."""
 
     date: dt.date
     start_row: int
+    page: Optional[str] = None
 
     def __str__(self) -> str:
         return f"{self.date}+{self.start_row}"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
-from typing import Optional
-
-from .sync import Sync
+from typing import Callable, Optional
 
 
-def halt_on_signals(run: Sync) -> None:
-    """The first SIGINT or SIGTERM halts the run; a second one ends the process the usual way."""
+def halt_on_signals(halt: Callable[[str], object]) -> None:
+    """The first SIGINT or SIGTERM calls *halt* with its name; a second one ends the process the usual way."""
 
-    def halt(number: int, frame: Optional[FrameType]) -> None:
+    def handle(number: int, frame: Optional[FrameType]) -> None:
         signal.signal(number, signal.SIG_DFL)
-        run.halt(signal.Signals(number).name)
+        halt(signal.Signals(number).name)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, halt)
+        signal.signal(number, handle)

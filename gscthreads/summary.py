@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from .figures import Result
 from .stores import open_store
 from .stores.base import Store
+from .verify import Verification
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, widest: int = 70) -> str:
@@ -87,6 +88,61 @@ def read_status(store_url: Union[str, Store], *, sites: Optional[Sequence[str]] 
         entry["missing"] = span - entry["days"]
     names = ("run_id", "started_at", "ended_at", "status", "days", "rows", "calls", "retries", "peak_qpm", "seconds")
     return {"datasets": list(datasets.values()), "runs": [dict(zip(names, run)) for run in runs]}
+
+
+def verification_text(found: Verification) -> str:
+    """What ``verify`` found, for people: a table, then a line for everything that is wrong or worth knowing."""
+    if not found.findings:
+        return "No days yet: nothing to verify."
+    header = ("site", "report", "search_type", "days", "rows", "first", "last", "missing", "unfinished", "wrong",
+              "at ceiling", "clicks explained", "pages checked")
+    rows = []
+    lines = []
+    for each in found.findings:
+        dataset = each.dataset
+        explained = None if each.explained is None else f"{100 * each.explained:.1f} %"
+        rows.append([
+            dataset.site, dataset.report.name, dataset.search_type, each.days, each.rows, each.first, each.last,
+            len(each.missing), len(each.unfinished), len({flaw.date for flaw in each.flaws + each.different}),
+            len(each.ceiling), explained, each.checked or None,
+        ])
+        for words, dates in (
+            ("missing", each.missing), ("begun, but not whole", each.unfinished),
+            ("near Google's ceiling of 50,000 rows, so that some may be missing there", each.ceiling),
+        ):
+            if dates:
+                lines.append(f"{dataset}: {_dates(dates)} {words}")
+        for flaw in each.flaws + each.different:
+            lines.append(f"{dataset}: {f'{flaw.date} ' if flaw.date else ''}{_cell(flaw.words, 200)}")
+        if each.least_explained is not None:
+            date, part = each.least_explained
+            lines.append(f"{dataset}: the rows explain least of the site's clicks on {date}: {100 * part:.1f} %")
+        if each.more:
+            lines.append(f"{dataset}: for a page alone Google shows {each.more} more rows than for its whole day")
+    text = table(header, rows) + "".join(f"\n{line}" for line in lines)
+    return f"{text}\n{_verdict(found)}"
+
+
+def _verdict(found: Verification) -> str:
+    done = found.repair
+    if done is None:
+        if found.wrong:
+            return "Something is wrong.  --repair mends it, and fetches only the days that are wrong."
+        return f"All is well ({found.calls} calls)."
+    text = f"Mended {done.mended} flaws, fetched {done.fetched} days again"
+    if done.result is not None:
+        text += f" ({done.result.calls} calls, {done.result.status})"
+    if done.gone:
+        text += f"; {done.gone} wrong days are older than what Google still has, and stay as they are"
+    if done.left:
+        text += f"; {done.left} days are left to the next sync that covers them"
+    return text + "."
+
+
+def _dates(dates: Sequence[dt.date]) -> str:
+    shown = ", ".join(map(str, dates[:5]))
+    return f"{shown} and {len(dates) - 5} more days are" if len(dates) > 5 else shown + (
+        " is" if len(dates) == 1 else " are")
 
 
 def status_text(found: Dict[str, Any]) -> str:

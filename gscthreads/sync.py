@@ -27,7 +27,7 @@ from . import pacific
 from .auth import open_credentials
 from .client import Client
 from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_root
-from .coordinator import Coordinator
+from .coordinator import Coordinator, Only
 from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked
 from .figures import RUNNING, Counters, Result, Snapshot
 from .halt import Halt, Halted
@@ -58,11 +58,15 @@ class Sync:
             result = run.wait()
 
     Leaving the ``with`` block halts a run that is still going on and waits for it.  Constructing opens the
-    credentials file and nothing else; no thread exists before ``start``.
+    credentials file and nothing else; no thread exists before ``start``.  *only*: instead of what *config* names, these
+    days of these datasets.
     """
 
-    def __init__(self, config: SyncConfig, *, today: Optional[dt.date] = None) -> None:
+    def __init__(
+        self, config: SyncConfig, *, today: Optional[dt.date] = None, only: Optional[Only] = None
+    ) -> None:
         self.config = config
+        self._only = only
         self._store: Store = open_store(config.store) if isinstance(config.store, str) else config.store
         self._credentials = open_credentials(config.credentials)
         self._today = pacific.today() if today is None else today
@@ -242,6 +246,7 @@ class Sync:
             peak_qpm=self._quota.peak_qpm,
             tick=self._tick,
             today=self._today,
+            only=self._only,
         )
         return coordinator, client
 

@@ -258,13 +258,13 @@ FROM gsc_day d WHERE d.dataset = ?1 AND CASE
 ORDER BY d.date
 """
 
-#: Days of which some page's rows are not numbered 1, 2, 3, ... by clicks, impressions, query.
+#: Days of which some page's rows are not numbered 1, 2, 3, ... by clicks, impressions, query (equals in any order).
 AUDIT_RANKS = """
 SELECT DISTINCT d.date FROM gsc_day d JOIN (
-    SELECT day, rank, row_number() OVER (
-        PARTITION BY day, page ORDER BY clicks DESC, impressions DESC, query, segment) AS place
+    SELECT day, rank, rank() OVER ranked AS first, count(*) OVER ranked AS last
     FROM gsc_fact WHERE day IN (SELECT id FROM gsc_day WHERE dataset = ?1)
-) f ON f.day = d.id AND f.rank <> f.place
+    WINDOW ranked AS (PARTITION BY day, page ORDER BY clicks DESC, impressions DESC, query)
+) f ON f.day = d.id AND f.rank NOT BETWEEN f.first AND f.last
 ORDER BY d.date
 """
 

@@ -76,12 +76,27 @@ class DeviceFilter(admin.SimpleListFilter):
 # -- pages
 
 
+class _List(ChangeList):
+    """A list named by what it holds: there is nothing to "select to change"."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.title = self.heading()
+
+    def heading(self) -> str:
+        return str(self.opts.verbose_name_plural).capitalize()
+
+
 class _ReadOnlyAdmin(admin.ModelAdmin):
     actions = None
     show_full_result_count = False
     paginator = BoundedPaginator
     list_max_show_all = 500
     hidden: Tuple[str, ...] = ()
+    change_list_class = _List
+
+    def get_changelist(self, request: Any, **more: Any) -> Any:
+        return self.change_list_class
 
     def has_add_permission(self, request: Any, *rest: Any) -> bool:
         return False
@@ -169,7 +184,7 @@ class _TrafficAdmin(_ReadOnlyAdmin):
 _TRAFFIC_COLUMNS = ("clicks_", "impressions_", "ctr_", "position_")
 
 
-class DailyChangeList(ChangeList):
+class DailyList(_List):
     """A list of daily rows, which leaves to the ledger what the ledger knows."""
 
     def get_queryset(self, request: Any, *rest: Any, **more: Any) -> Any:
@@ -189,11 +204,13 @@ class DailyChangeList(ChangeList):
         super().get_results(request)
         if self.counted:
             self.result_count = self.days.aggregate(rows=Sum("rows"))["rows"] or 0
-        if self.newest_only is not None:
-            day = formats.date_format(self.newest_only, "DATE_FORMAT")
-            self.title = f"{self.opts.verbose_name_plural.capitalize()} on {day}, the newest day"
         # From here on the template asks only the date hierarchy's questions: which years, months and days are there?
         self.queryset = self._ledger(request.GET)
+
+    def heading(self) -> str:
+        if self.newest_only is None:
+            return super().heading()
+        return f"{super().heading()} on {formats.date_format(self.newest_only, 'DATE_FORMAT')}, the newest day"
 
     def _ledger(self, asked: Any) -> Any:
         """The published days that the chosen site, report, search type and dates leave."""
@@ -229,9 +246,7 @@ class _DailyAdmin(_TrafficAdmin):
     hidden: Tuple[str, ...] = ("id", "day_id", "page_id")
     report = ""
     counted_by_ledger = True
-
-    def get_changelist(self, request: Any, **more: Any) -> Any:
-        return DailyChangeList
+    change_list_class = DailyList
 
 
 @admin.register(Performance)

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from ...errors import ConfigError, CredentialsError, GscError
 from . import conf
 
-#: Options whose value replaces a setting of another name, or has nothing to do with settings.
+#: Options of these names stand in for settings.
 _SETTINGS = {key.lower() for key in conf.KEYS}
 
 
@@ -25,8 +25,10 @@ class StoreCommand(BaseCommand):
     from_command_line = False
 
     def adopt(self, parser: argparse.ArgumentParser, actions: Sequence[argparse.Action]) -> None:
-        """Make *actions* (of ours, in *parser*) optional: what is absent is left to the settings."""
+        """Make those of *actions* (in *parser*) that stand for settings optional: what is absent is as they say."""
         for action in actions:
+            if action.dest not in _SETTINGS:
+                continue
             action.required = False
             action.default = argparse.SUPPRESS
             if isinstance(action.help, str):

@@ -20,19 +20,24 @@ _warned_of_uwsgi = False
 
 def make_sync(overrides: Mapping[str, Any]) -> Sync:
     """A run, not started yet.  ConfigError inside a transaction of the database it would write to."""
-    alias, _ = _place(_merged(overrides))
-    if alias is not None:
-        db.refuse_atomic(alias)
+    refuse_atomic(overrides)
     _warn_of_uwsgi()
     return Sync(sync_config(overrides))
 
 
+def refuse_atomic(overrides: Mapping[str, Any]) -> None:
+    """ConfigError inside a transaction of the database that the settings, or *overrides*, name."""
+    alias, _ = _place(merged(overrides))
+    if alias is not None:
+        db.refuse_atomic(alias)
+
+
 def sync_config(overrides: Mapping[str, Any]) -> SyncConfig:
     """The settings with *overrides*, which are keys in lower case; None stands for "as the settings say"."""
-    values = _merged(overrides)
+    values = merged(overrides)
     values["store"] = make_store(overrides)
     values.pop("database", None)
-    if values.setdefault("credentials", os.environ.get("GSCTHREADS_CREDENTIALS") or None) is None:
+    if values.get("credentials") is None:
         raise ConfigError("no credentials: set GSCTHREADS['CREDENTIALS'], or give --credentials")
     if not values.get("sites"):
         raise ConfigError("no sites: set GSCTHREADS['SITES'], or give --site")
@@ -41,7 +46,7 @@ def sync_config(overrides: Mapping[str, Any]) -> SyncConfig:
 
 def make_store(overrides: Mapping[str, Any]) -> Store:
     """The store that the settings, or ``database`` or ``store`` of *overrides*, name; not opened yet."""
-    alias, url = _place(_merged(overrides))
+    alias, url = _place(merged(overrides))
     return open_store(url) if alias is None else db.store(alias)
 
 
@@ -51,8 +56,9 @@ def _place(values: Mapping[str, Any]) -> Tuple[Optional[str], Any]:
     return (str(values.get("database") or "default"), None) if url is None else (None, url)
 
 
-def _merged(overrides: Mapping[str, Any]) -> Dict[str, Any]:
-    values = conf.read()
+def merged(overrides: Mapping[str, Any]) -> Dict[str, Any]:
+    """The settings with *overrides* in their place."""
+    values: Dict[str, Any] = {"credentials": os.environ.get("GSCTHREADS_CREDENTIALS") or None, **conf.read()}
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name.upper() not in conf.KEYS:

@@ -28,9 +28,9 @@ class Command(StoreCommand):
         self.adopt(parser, [action for action in parser._actions if action not in known])
 
     def work(self, options: Dict[str, Any]) -> None:
-        quiet = bool(options.get("quiet")) or options["verbosity"] == 0
-        given, as_json = self.given(options), bool(options.get("json"))
-        if options.get("dry_run"):
+        quiet = options["quiet"] or options["verbosity"] == 0
+        given, as_json = self.given(options), options["json"]
+        if options["dry_run"]:
             from .....estimate import estimate
             from .....pacific import today
 
@@ -43,7 +43,7 @@ class Command(StoreCommand):
         if self.from_command_line:
             from .....signals import halt_on_signals
 
-            halt_on_signals(run)
+            halt_on_signals(run.halt)
         error: Optional[GscError] = None
         with run:
             run.start()

@@ -1,42 +1,49 @@
-"""``manage.py gsc_verify``: the command line's ``verify``, on the store that the settings name."""
+"""``manage.py gsc_verify``."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-from typing import Any, Dict, Optional
+import json
+from typing import Any, Dict
 
+from .....halt import Halt, Halted
 from ...commands import StoreCommand
-from ...running import make_store
+from ...running import make_store, merged, refuse_atomic
+
+#: Given by name, or known from what is stored.
+_NOT_FOR_VERIFY = {"sites", "store", "database", "credentials", "start", "end", "reports", "search_types"}
 
 
 class Command(StoreCommand):
-    help = "Holds what the database has of Search Console against itself."
+    help = ("Proves that what the database holds of Search Console is right: against itself, and with samples against"
+            " Google; --repair mends what is wrong.")
 
     def add_arguments(self, parser: Any) -> None:
-        command = _command()
-        if command is None:
-            return
-        actions = [action for action in command._actions if action.dest not in ("help", "verbose", "store")]
-        for action in actions:
-            parser._add_action(action)
-        store = parser.add_argument("--store", metavar="URL", help="look there instead: sqlite:////var/lib/search.db")
-        self.adopt(parser, [store])
+        from .....cli import verify_options
+
+        known = set(parser._actions)
+        verify_options(parser)
+        self.adopt(parser, [action for action in parser._actions if action not in known])
 
     def work(self, options: Dict[str, Any]) -> None:
-        command = _command()
-        if command is None:
-            raise self.failure("this gscthreads has no verify", 2)
-        arguments = argparse.Namespace(**{**options, "command": "verify", "verbose": 0,
-                                          "store": make_store(self.given(options))})
-        with contextlib.redirect_stdout(self.stdout):
-            status = int(command.get_default("run")(arguments))
-        if status:
-            raise self.failure("the database is not as it was written; see above", status)
+        from .....summary import verification_text
+        from .....verify import verify
 
+        given, halt = self.given(options), Halt()
+        if options["repair"]:
+            refuse_atomic(given)
+        if self.from_command_line:
+            from .....signals import halt_on_signals
 
-def _command() -> Optional[argparse.ArgumentParser]:
-    """The command line's parser of ``verify``."""
-    from .....cli import command_parser
-
-    return command_parser("verify")
+            halt_on_signals(halt.set)
+        values = merged(given)
+        settings = {name: value for name, value in values.items() if name not in _NOT_FOR_VERIFY}
+        try:
+            found = verify(
+                make_store(given), sites=given.get("sites"), credentials=values["credentials"], pages=options["pages"],
+                mend=options["repair"], halt=halt, announce=lambda words: self.stderr.write(words, str), **settings,
+            )
+        except Halted:
+            raise self.failure(f"halted: {halt.reason}", 3) from None
+        self.stdout.write(json.dumps(found.as_dict()) if options["json"] else verification_text(found))
+        if found.wrong:
+            raise self.failure("the copy is not right; see above", 1)

@@ -1,0 +1,309 @@
+"""Several runs on one store, quotas that are spent, and what is kept of how a run went."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import gscthreads
+from gscthreads import pacific, parking
+from gscthreads.client import Client
+from gscthreads.quota import Quota
+from gscthreads.simulator import Simulator, Site
+from gscthreads.stores.sqlite import SQLiteStore
+from gscthreads.stores.sqlite_sync import SyncFile
+
+SITE, OTHER = "sc-domain:example.com", "https://www.example.org/"
+ROOT = Path(__file__).resolve().parent.parent
+LAST = pacific.today() - dt.timedelta(days=20)
+UNLIMITED = {"site_qpm": 10**9, "user_qpm": 10**9, "project_qpm": 10**9}
+
+
+@pytest.fixture
+def sim():
+    sites = [Site(SITE, rows_per_day=20), Site(OTHER, rows_per_day=20)]
+    with Simulator(sites=sites, seed=1, **UNLIMITED) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "search.db")
+
+
+def settings(sim, path, days=20, **more):
+    return {"sites": [SITE], "store": f"sqlite:///{path}", "credentials": sim.credentials(), "api_root": sim.url,
+            "start": LAST - dt.timedelta(days=days - 1), "end": LAST, "reports": ["page_query"],
+            "backoff_base": 0.01, "backoff_cap": 0.05, **more}
+
+
+def run(sim, path, **more):
+    return gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path, **more))).run()
+
+
+def query(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return database.execute(statement).fetchall()
+
+
+def command(sim, path, tmp_path, *words, days=20):
+    credentials = tmp_path / "credentials.json"
+    if not credentials.exists():
+        credentials.write_text(json.dumps(sim.credentials()))
+        credentials.chmod(0o600)
+    return [
+        sys.executable, "-m", "gscthreads", "sync", "--site", SITE, "--store", f"sqlite:///{path}", "--credentials",
+        str(credentials), "--api-root", sim.url, "--start", str(LAST - dt.timedelta(days=days - 1)), "--end", str(LAST),
+        "--quiet", "--json", "--qpm-limit", "40000", *words,
+    ]
+
+
+def together(*commands):
+    """Run them at the same time: [(exit status, result, stderr)]."""
+    processes = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for words in commands
+    ]
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        found.append((process.returncode, json.loads(out.splitlines()[-1]), err))
+    return found
+
+
+def served_once(sim):
+    asked = [(each.site, each.dimensions, each.start_date, each.start_row) for each in sim.log]
+    assert len(asked) == len(set(asked))
+    return len(asked)
+
+
+# -- several processes
+
+
+def test_of_four_processes_one_syncs_and_the_others_say_who(sim, path, tmp_path):
+    sim.options.update({"latency": 0.5})
+    found = together(*[command(sim, path, tmp_path, days=20)] * 4)
+    assert sorted(status for status, _, _ in found) == [0, 3, 3, 3]
+    assert served_once(sim) == 40
+    for status, result, err in found:
+        if status == 3:
+            assert result["status"] == "parked" and result["calls"] == 0
+            assert "being synced by process" in err and "page_query web" in err
+    assert query(path, "SELECT status, count(*) FROM gsc_days GROUP BY 1") == [("final", 40)]
+
+
+def test_who_waits_goes_on_when_the_other_has_ended(sim, path, tmp_path):
+    sim.options.update({"latency": 0.3})
+    found = together(*[command(sim, path, tmp_path, "--wait")] * 3)
+    assert [status for status, _, _ in found] == [0, 0, 0]
+    assert served_once(sim) == 40
+    assert sorted(result["days"] for _, result, _ in found) == [0, 0, 40]
+
+
+def test_processes_that_sync_different_reports_write_into_one_store_at_once(sim, path, tmp_path):
+    reports = ("page", "page_query", "page,country", "page,device")
+    found = together(*[command(sim, path, tmp_path, "--report", report, "--batch-size", "3") for report in reports])
+    assert [status for status, _, _ in found] == [0, 0, 0, 0]
+    assert served_once(sim) == 80
+    assert query(path, "SELECT count(*), sum(rows) FROM gsc_days WHERE status = 'final'") == [
+        (80, query(path, "SELECT count(*) FROM gsc_performance")[0][0])
+    ]
+    assert query(path, "SELECT count(*) - count(DISTINCT page) FROM gsc_page") == [(0,)]
+    assert not [name for name in os.listdir(tmp_path) if "-run-" in name]
+
+
+def test_a_dataset_of_which_a_part_is_held_is_synced_as_far_as_it_is_free(sim, path):
+    other = SQLiteStore(path)
+    other.open()
+    try:
+        other.begin(gscthreads.halt.Halt())
+        other.start_run("{}")
+        other.claim([gscthreads.Dataset(SITE, gscthreads.Report("page", ("page",)), "web")])
+        other.commit()
+        result = run(sim, path, reports=["page", "page_query"])
+    finally:
+        other.close()
+    by_report = {each.report: each for each in result.datasets}
+    assert (result.status, result.exit_status, result.days) == ("parked", 3, 20)
+    assert by_report["page_query"].status == "complete"
+    assert by_report["page"].status == "parked" and f"process {os.getpid()}" in by_report["page"].error
+    assert run(sim, path, reports=["page", "page_query"]).status == "complete"
+
+
+def test_a_process_that_was_stopped_for_long_finds_out_before_it_writes(sim, path, tmp_path, monkeypatch):
+    script = sim.faults.script("hang", times=1)
+    process = subprocess.Popen(
+        command(sim, path, tmp_path, "--report", "page_query"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=ROOT,
+    )
+    while not script.done:
+        assert process.poll() is None
+        threading.Event().wait(0.01)
+    process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr("gscthreads.stores.sqlite.LEASE_SECONDS", -1.0)
+    try:
+        assert run(sim, path).status == "complete"
+    finally:
+        process.send_signal(signal.SIGCONT)
+        sim.release_hangs()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "took this one for dead" in err
+    assert query(path, "SELECT status FROM gsc_runs ORDER BY run_id") == [("killed",), ("complete",)]
+    assert run(sim, path).calls == 0
+
+
+def test_two_processes_share_one_budget_through_the_file_beside_the_store(path):
+    now = [0.0]
+
+    class Moving:
+        def is_set(self):
+            return False
+
+        def wait(self, seconds):
+            now[0] += seconds
+            return False
+
+    def quota():
+        made = Quota(site_budget=60, user_budget=90, project_budget=10_000, burst=10, halt=Moving(),
+                     clock=lambda: now[0])
+        made.share(SyncFile(path, clock=lambda: now[0]))
+        return made
+
+    times = []
+    first, second = quota(), quota()
+    for number in range(40):
+        if number == 30:  # a new process in the place of one that has ended
+            first.close()
+            first = quota()
+        each = (first, second)[number % 2]
+        grant = each.acquire(SITE, 5)
+        each.settle(grant)
+        times += [grant.at] * grant.calls
+    for moment in times:
+        assert sum(moment - 60.0 < each <= moment for each in times) <= 60
+    assert now[0] < 60 * 200 / 45
+    first.close()
+    second.close()
+
+
+# -- quotas that are spent
+
+
+def parked_until(path):
+    (until,), = query(path, "SELECT until FROM gsc_park")
+    return dt.datetime.strptime(until, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
+
+
+def test_a_spent_load_quota_parks_for_15_minutes_then_until_the_next_pacific_day(sim, path):
+    sim.faults.set("load_403", 1.0)
+    began = dt.datetime.now(dt.timezone.utc)
+    first = run(sim, path)
+    until = parked_until(path)
+    assert (first.status, first.exit_status) == ("parked", 3)
+    assert dt.timedelta(minutes=14, seconds=58) < until - began < dt.timedelta(minutes=17)
+    assert first.resume_at == until.strftime("%Y-%m-%dT%H:%M:%SZ") and "worth trying again" in first.reason
+    again = run(sim, path)  # too early: asks once, and learns nothing
+    assert (again.calls, parked_until(path)) == (1, until)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE gsc_park SET until = since")  # 15 minutes later
+    third = run(sim, path)
+    assert third.status == "parked"
+    midnight = dt.datetime.fromtimestamp(pacific.next_midnight(began.timestamp()), dt.timezone.utc)
+    assert parked_until(path) >= midnight
+    sim.faults.clear()
+    done = run(sim, path)
+    assert (done.status, done.days, done.resume_at) == ("complete", 20, "")
+    assert query(path, "SELECT * FROM gsc_park") == []
+
+
+def test_the_other_sites_go_on_while_one_is_parked(sim, path):
+    sim.faults.script("load_403", times=None, site=SITE)
+    result = run(sim, path, sites=[SITE, OTHER])
+    assert {each.site: each.status for each in result.datasets} == {SITE: "parked", OTHER: "complete"}
+    assert result.exit_status == 3
+
+
+def test_who_waits_for_the_quota_sleeps_and_finishes(sim, path, monkeypatch):
+    monkeypatch.setattr(parking, "SHORT", dt.timedelta(seconds=1))
+    script = sim.faults.script("load_403", times=3)
+    result = run(sim, path, wait_for_quota=True, batch_size=5)
+    assert script.done
+    assert (result.status, result.days) == ("complete", 20)
+    assert query(path, "SELECT * FROM gsc_park") == []
+
+
+def test_a_halt_wakes_who_waits_for_the_quota(sim, path):
+    sim.faults.set("load_403", 1.0)
+    sync = gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path, wait_for_quota=True))).start()
+    while not sync.snapshot().waiting:
+        threading.Event().wait(0.01)
+    assert f"quota of {SITE}, until" in sync.snapshot().waiting
+    sync.halt("enough")
+    result = sync.wait(timeout=30)
+    assert (result.status, result.reason) == ("halted", "enough")
+    assert query(path, "SELECT site FROM gsc_park") == [(SITE,)]
+
+
+def test_a_site_that_refuses_bursts_is_slowed_down_and_told_in_the_snapshot(sim, path):
+    sim.options.update({"burst_qps": 4})
+    config = gscthreads.SyncConfig(**settings(sim, path, days=40, backoff_base=0.1, backoff_cap=1.0))
+    with gscthreads.Sync(config) as sync:
+        sync.start()
+        while not sync.snapshot().slowed:
+            threading.Event().wait(0.01)
+        assert list(sync.snapshot().slowed) == [SITE]
+        result = sync.wait(timeout=100)
+    assert result.status == "complete" and result.faults["BurstQuota"] > 30
+    # Who comes next knows, and begins slowly.
+    before = sim.stats()["calls"]
+    again = run(sim, path, days=25, reports=["page"])
+    refused = [each for each in list(sim.log)[before:] if each.status != 200]
+    assert again.status == "complete" and len(refused) <= 4
+
+
+# -- how a run went
+
+
+def test_faults_restarts_and_uptime_are_kept(sim, path, monkeypatch):
+    sim.faults.script("http_503", times=2)
+    sim.faults.script("unauthorized_401", times=1)
+    fetch, deaths = Client.fetch, iter([True])
+
+    def dying(self, batch, deliver):
+        if next(deaths, False):
+            raise RuntimeError("a bug")
+        fetch(self, batch, deliver)
+
+    monkeypatch.setattr(Client, "fetch", dying)
+    result = run(sim, path, batch_size=4)
+    assert result.status == "complete"
+    assert (result.restarts, result.faults) == (1, {"Transient": 6, "Unauthorized": 1})
+    assert 0.0 <= result.uptime < 1.0 and result.halt_seconds is None
+    (uptime, restarts, faults, halted), = query(
+        path, "SELECT uptime, restarts, faults, halt_seconds FROM gsc_runs"
+    )
+    assert (uptime, restarts, json.loads(faults), halted) == (result.uptime, 1, result.faults, None)
+
+
+def test_the_time_to_halt_is_kept(sim, path):
+    sim.faults.set("hang", 1.0)
+    sync = gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path))).start()
+    while sim.stats()["http_requests"] < 1:
+        threading.Event().wait(0.01)
+    sync.halt("enough")
+    result = sync.wait(timeout=30)
+    assert result.halt_seconds is not None and result.halt_seconds >= 0
+    (kept,), = query(path, "SELECT halt_seconds FROM gsc_runs")
+    assert kept is not None and kept >= 0
+    sim.release_hangs()
