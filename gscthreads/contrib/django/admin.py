@@ -25,6 +25,9 @@ from .models import Day, PageDaily, PageLifetime, Performance, Run, TopQuery
 #: Rows a list leads to.  Who wants more narrows it down, or uses SQL.
 MOST_ROWS = 10_000
 
+#: Days that are named one by one in a query; SQLite before 3.32 takes no more than 999 values.
+_MOST_DAYS = 900
+
 _PUBLISHED = ("provisional", "final")
 
 
@@ -194,11 +197,11 @@ class DailyList(_List):
         if not any(name.startswith(("date", "day_id", "page_id")) for name in request.GET):
             self.newest_only = self.days.aggregate(newest=Max("date"))["newest"]
             self.days = self.days.filter(date=self.newest_only)
-            found = found.filter(date=self.newest_only)
         self.counted = self._is_counted_by_ledger(request.GET)
-        if self.counted and self.get_ordering(request, found)[0] == "-date":
-            found = found.filter(day_id__in=self._newest_days())
-        return found
+        fill = self.counted and self.get_ordering(request, found)[0] == "-date"
+        chosen = self._days_to_read(MOST_ROWS if fill else None)
+        # Named one by one, the days lead the database to their rows, whatever it believes about its tables.
+        return found if chosen is None else found.filter(day_id__in=chosen)
 
     def get_results(self, request: Any) -> None:
         super().get_results(request)
@@ -227,15 +230,15 @@ class DailyList(_List):
         known = {"site", "report", "search_type", "date__year", "date__month", "date__day", "o", "p", "q", "all"}
         return bool(self.model_admin.counted_by_ledger and not self.query and set(asked) <= known)
 
-    def _newest_days(self) -> List[int]:
-        """The newest days, as many as it takes to fill the list."""
-        chosen, rows = [], 0
-        for number, more in self.days.order_by("-date").values_list("id", "rows")[:500]:
+    def _days_to_read(self, rows: Optional[int]) -> Optional[List[int]]:
+        """The chosen days, newest first, or as many as have *rows* rows; None when they are too many to name."""
+        chosen: List[int] = []
+        for number, more in self.days.order_by("-date").values_list("id", "rows")[: _MOST_DAYS + 1]:
             chosen.append(number)
-            rows += more
-            if rows > MOST_ROWS:
-                break
-        return chosen
+            rows = None if rows is None else rows - more
+            if rows is not None and rows < 0:
+                return chosen
+        return chosen if len(chosen) <= _MOST_DAYS else None
 
 
 class _DailyAdmin(_TrafficAdmin):
