@@ -11,6 +11,6 @@ def sync_now(request):
     Product.objects.create(name="written before", page="https://example.com/")
     app = importlib.import_module(f"{settings.PACKAGE}.contrib.django")
     try:
-        return HttpResponse(app.sync().status)
+        return HttpResponse(app.sync(start="-4d", end="-3d").status)
     except Exception as error:
         return HttpResponse(f"{type(error).__name__}: {error}", status=409)
