@@ -1,0 +1,1 @@
+"""Measurements: ``python -m bench`` runs the whole suite, see README.md."""

@@ -25,17 +25,21 @@ PAGE = Dataset("sc-domain:example.com", Report("page", ("page",)), "web")
 PAGE_QUERY = Dataset("sc-domain:example.com", Report("page_query", ("page", "query")), "web")
 
 
-def body(dimensions: int, pages: int) -> bytes:
-    """A full slice as Google sends it: 60-character URLs, 25-character queries, long-tailed clicks."""
-    dice = random.Random(2)
+def body(dimensions: int, pages: int, seed: int = 2) -> bytes:
+    """A full slice as Google sends it: 60-character URLs, 25-character queries, by clicks, most of them 0."""
+    dice = random.Random(seed)
+    keys = set()
+    while len(keys) < ROW_LIMIT:
+        page = len(keys) if dimensions == 1 else int(pages * dice.random() ** 2)
+        keys.add((page, dice.randrange(ROW_LIMIT)))
     rows = []
-    for number in range(ROW_LIMIT):
-        page = number if dimensions == 1 else dice.randrange(pages)
+    for number, (page, query) in enumerate(sorted(keys, key=lambda key: dice.random())):
         clicks = 2000 // (number + 1)
-        impressions = clicks + dice.randrange(1, 400)
-        keys = [f"https://www.example.com/blog/a-page-with-a-long-name-{page:07}", f"some search words {number:07}"]
-        rows.append({"keys": keys[:dimensions], "clicks": clicks, "impressions": impressions,
-                     "ctr": clicks / impressions, "position": dice.random() * 50})
+        impressions = max(1, clicks + int(1 / (0.003 + dice.random())))
+        names = [f"https://www.example.com/blog/a-page-with-a-long-name-{page:07}", f"some search words {query:07}"]
+        rows.append({"keys": names[:dimensions], "clicks": clicks, "impressions": impressions,
+                     "ctr": clicks / impressions,
+                     "position": dice.randrange(impressions, 50 * impressions) / impressions})
     return json.dumps({"rows": rows, "responseAggregationType": "byPage"}, separators=(",", ":")).encode()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 from . import pacific
 from ._version import __version__
-from .config import GOOGLE, SyncConfig
+from .config import AUTO, GOOGLE, SyncConfig
 from .errors import ConfigError, CredentialsError, GscError
 from .figures import Result
 from .halt import Halt, Halted
@@ -181,7 +181,9 @@ def sync_options(parser: argparse.ArgumentParser) -> None:
         rules = field.metadata
         flag = "--" + field.name.replace("_", "-")
         if "low" in rules:
-            kind = int if type(field.default) is int and field.name != "qpm_limit" else float
+            kind: Any = int if type(field.default) is int and field.name != "qpm_limit" else float
+            if rules.get("auto"):
+                kind = _int_or_auto
             text = f"{rules['help']} (default {field.default:g})"
             tuning.add_argument(flag, type=kind, metavar="N", default=field.default, help=text)
         elif "choices" in rules:
@@ -202,6 +204,10 @@ def verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qpm-limit", type=float, default=1200, metavar="N",
                         help="Google's calls per minute and site (default 1200)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+
+
+def _int_or_auto(text: str) -> Any:
+    return text if text == AUTO else int(text)
 
 
 def _config(args: argparse.Namespace) -> SyncConfig:

@@ -15,6 +15,9 @@ from .errors import ConfigError
 from .model import DIMENSIONS, SEARCH_TYPES, Dataset, Report
 from .stores.base import Store
 
+#: ``max_concurrency`` when it is to be found out.
+AUTO = "auto"
+
 GOOGLE = "https://searchconsole.googleapis.com"
 
 #: Reports with fixed names: gsc_page_daily and gsc_page_lifetime read the first, gsc_top_queries the second.
@@ -63,7 +66,8 @@ class SyncConfig:
     wait: bool = _switch(False, "wait for datasets that another sync holds, instead of leaving them to it")
     wait_for_quota: bool = _switch(False, "sleep when Google's load quota is spent, instead of ending with status 3")
 
-    max_concurrency: int = _setting(3, 1, 64, "worker threads; 1 = sequential")
+    max_concurrency: Union[int, str] = dataclasses.field(default=3, metadata={
+        "low": 1, "high": 64, "auto": True, "help": "worker threads; 1 = sequential; auto = as many as help"})
     batch_size: int = _setting(50, 1, 1000, "most slices per HTTP batch; 1 = plain calls")
     max_queue_size: int = _setting(1000, 1, 100_000, "most slice results waiting for the coordinator")
     max_in_flight: int = _setting(10, 1, 1000, "most HTTP batches fetched and not yet persisted")
@@ -98,6 +102,11 @@ class SyncConfig:
         self.datasets()
         if self.backoff_cap < self.backoff_base:
             raise ConfigError(f"backoff_cap {self.backoff_cap} is below backoff_base {self.backoff_base}")
+
+    @property
+    def workers(self) -> Optional[int]:
+        """Worker threads, None when their number is to be found out."""
+        return None if isinstance(self.max_concurrency, str) else self.max_concurrency
 
     @property
     def budget(self) -> int:
@@ -197,10 +206,12 @@ def _check_combination(report: Report, search_type: str) -> None:
 
 def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
     rules = field.metadata
+    if rules.get("auto") and value == AUTO:
+        return
     if "low" in rules:
         kinds = (int,) if type(field.default) is int and field.name != "qpm_limit" else (int, float)
         if type(value) not in kinds or not rules["low"] <= value <= rules["high"]:
-            kind = "a whole number" if kinds == (int,) else "a number"
+            kind = ("auto or " if rules.get("auto") else "") + ("a whole number" if kinds == (int,) else "a number")
             raise ConfigError(f"{field.name} must be {kind} from {rules['low']} to {rules['high']}, not {value!r}")
     elif "choices" in rules and value not in rules["choices"]:
         raise ConfigError(f"{field.name} must be one of {', '.join(rules['choices'])}, not {value!r}")

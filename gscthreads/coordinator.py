@@ -17,10 +17,12 @@ from typing import AbstractSet, Any, Callable, Dict, Iterable, List, Mapping, Op
 
 from . import pacific, parking, sites
 from .backoff import Backoff, Breaker
+from .concurrency import FIRST, MOST, Concurrency, Seen
 from .config import SyncConfig
 from .errors import (
     ApiError,
     BadRequest,
+    BurstQuota,
     ConfigError,
     CredentialsError,
     Denied,
@@ -73,6 +75,7 @@ class Coordinator:
         submit: Callable[[Batch], None],
         list_sites: Callable[[], None],
         most: Callable[[str], int],
+        waits_for_quota: Callable[[str], bool],
         peak_qpm: Callable[[], int],
         tick: Callable[[float], object],
         today: dt.date,
@@ -89,6 +92,7 @@ class Coordinator:
         self._submit = submit
         self._list_sites = list_sites
         self._most = most
+        self._waits_for_quota = waits_for_quota
         self._peak_qpm = peak_qpm
         self._tick = tick
         self._today = today
@@ -108,6 +112,11 @@ class Coordinator:
         self._throttled = False
         self._alerted = False
         self._run_id: Optional[int] = None
+        # Only while the number of workers is to be found out:
+        self._concurrency: Dict[str, Concurrency] = {}
+        self._answered: Dict[str, int] = {}  # since the last look, by site
+        self._refused: Dict[str, int] = {}
+        self.most_workers = config.workers or 0
         self._asked_for_sites = False
         self._awaiting_sites = False
         self._advice: Dict[str, str] = {}
@@ -121,6 +130,7 @@ class Coordinator:
         self._faults: Dict[str, int] = {}
         self._restarts = 0
         self._worked = self._lost = 0.0  # seconds of all workers, and of those that crashed
+        self._may_hold_rows = False  # the store: from the first commit of rows on, even if that one failed
 
     # -- the life of a run
 
@@ -205,7 +215,7 @@ class Coordinator:
     def close(self, error: Optional[BaseException] = None) -> Result:
         """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything."""
         result = self._result(error)
-        discard = result.status == FAILED and not self.counters["acknowledged"] and not self.counters["days"]
+        discard = result.status == FAILED and not self._may_hold_rows
         try:
             if self._run_id is not None:
                 self._store.rollback()
@@ -226,8 +236,10 @@ class Coordinator:
         self.plan.wake(now)
         if now < self._breaker.paused_until or self._throttle():
             return
+        if self._config.workers is None:
+            self._see_concurrency(now)
         while len(self._batches) < self._most_batches():
-            slices = self.plan.lease(workers=self._config.max_concurrency, most=self._most)
+            slices = self.plan.lease(workers=self.workers(), most=self._largest_batch)
             if not slices:
                 return
             again = frozenset(each for each in slices if self.plan.datasets[each.dataset].leases(each.key) > 1)
@@ -263,7 +275,31 @@ class Coordinator:
         return min(TICK, max(0.0, max(due, self._breaker.paused_until) - self._clock()))
 
     def _most_batches(self) -> int:
-        return min(self._config.max_in_flight, self._config.max_concurrency + _LEASED_AHEAD)
+        workers = self._config.workers
+        return self._config.max_in_flight if workers is None else min(
+            self._config.max_in_flight, workers + _LEASED_AHEAD
+        )
+
+    def workers(self) -> int:
+        """Workers that one site gets now.  Thread-safe."""
+        return self._config.workers or max((each.workers for each in list(self._concurrency.values())), default=FIRST)
+
+    def _largest_batch(self, site: str) -> int:
+        found = self._concurrency.get(site)
+        if found is not None and sum(batch.site == site for batch in self._batches.values()) >= found.workers:
+            return 0
+        return self._most(site)
+
+    def _see_concurrency(self, now: float) -> None:
+        """Tell each site's Concurrency what happened since the last round."""
+        for site in {plan.dataset.site for plan in self.plan.datasets.values() if plan.unfinished}:
+            found = self._concurrency.get(site)
+            if found is None:
+                found = self._concurrency[site] = Concurrency(now, most=min(MOST, self._config.max_in_flight))
+            idle = not self.plan.available(site)
+            bound = idle or self._waits_for_quota(site) or self._outcomes.pressed()
+            found.see(now, Seen(self._answered.pop(site, 0), self._refused.pop(site, 0), bound))
+        self.most_workers = max(self.most_workers, self.workers())
 
     # -- other runs on the same store, and quotas that are spent
 
@@ -347,17 +383,19 @@ class Coordinator:
                 del self._parks[site]
             if self._run_id is not None:
                 self._store.save_run(self._run_id, self._figures(RUNNING), ended=False)
+            self._may_hold_rows = True
             self._store.commit()
             self._beat_at = self._clock()
         except BaseException:
             self._store.rollback()
             raise
         for slice_, following, published in acknowledged:
+            site = slice_.dataset.site
+            self._answered[site] = self._answered.get(site, 0) + 1
             plan = self.plan.datasets[slice_.dataset]
             if plan.first_try(slice_.key):
                 self.plan.health.answered()
             plan.acknowledge(slice_.key, following)
-            self.counters.add(acknowledged=1)
             if published is not None:
                 self._count_published(slice_.dataset, published)
             number = self._batch_of.pop(slice_, None)
@@ -407,6 +445,8 @@ class Coordinator:
         logger.log(logging.WARNING if news else logging.DEBUG, "%s: %s (%s)", slice_, error, verdict.value)
         name = type(error).__name__
         self._faults[name] = self._faults.get(name, 0) + 1
+        if isinstance(error, BurstQuota):
+            self._refused[slice_.dataset.site] = self._refused.get(slice_.dataset.site, 0) + 1
         if verdict is Verdict.PARKED and plan.parked is error:  # not for each slice of its batch
             self._park_site(slice_.dataset.site, error)
         if verdict is Verdict.DAY_FAILED:
@@ -506,6 +546,7 @@ class Coordinator:
             self._restarts,
             dict(sorted(self._faults.items())),
             self._halt_seconds(status),
+            self.most_workers,
             self._resume_at() if status == PARKED else "",
         )
 

@@ -34,7 +34,8 @@ class Counters:
 class Snapshot:
     """A run at one moment.  ``days`` of ``days_owed`` are published; ``qpm`` counts the calls of the last 60 s;
     ``eta`` is the seconds left at the pace so far, None while unknown; ``queue_fill`` is 0..1; ``slowed`` has the calls
-    a minute for each site that refused calls as too fast; ``waiting`` says what the run waits for, "" when it works."""
+    a minute for each site that refused calls as too fast; ``concurrency`` is the workers that one site gets;
+    ``waiting`` says what the run waits for, "" when it works."""
 
     status: str
     days: int
@@ -52,6 +53,7 @@ class Snapshot:
     seconds: float
     eta: Optional[float]
     slowed: Dict[str, float] = dataclasses.field(default_factory=dict)
+    concurrency: int = 0
     waiting: str = ""
 
 
@@ -77,7 +79,8 @@ class Result:
 
     Supervision: ``uptime`` is the share of the workers' time not lost to crashes, ``restarts`` counts those, ``faults``
     counts the slices that failed by class of error, ``halt_seconds`` runs from the halt to the end (None without one),
-    ``resume_at`` says when a parked run is worth starting again (ISO 8601, UTC; "" unless Google's quota parked it)."""
+    ``concurrency`` is the most workers that one site got, ``resume_at`` says when a parked run is worth starting again
+    (ISO 8601, UTC; "" unless Google's quota parked it)."""
 
     status: str
     days: int
@@ -93,6 +96,7 @@ class Result:
     restarts: int = 0
     faults: Dict[str, int] = dataclasses.field(default_factory=dict)
     halt_seconds: Optional[float] = None
+    concurrency: int = 0
     resume_at: str = ""
 
     def as_dict(self) -> Dict[str, Any]:

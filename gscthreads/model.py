@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import List, NamedTuple, Optional, Tuple
+import itertools
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from .errors import ApiError
 
@@ -72,17 +73,53 @@ Row = Tuple[int, int, str, str, str, str, Optional[float], Optional[float]]
 
 
 class Rows(NamedTuple):
-    """The decoded rows of one slice, grouped by page: [(page URL, its rows in order of rank)].
+    """The decoded rows of one slice, column by column: a few long lists cost the interpreter (and its cyclic garbage
+    collector) far less than a tuple a row.
 
     ``received`` counts the rows Google sent, ``kept`` those left after removing rows whose dimensions repeat;
     whether the day goes on is decided by ``received``.  ``first_incomplete`` is the first date Google calls
-    unsettled (gsc-api.md 2.6, metadata), when it says so.  A report without ``page`` has one group, named "".
+    unsettled (gsc-api.md 2.6, metadata), when it says so.
+
+    The rows of ``pages[0]`` come first, ``counts[0]`` of them in order of rank, then those of ``pages[1]``, and so on;
+    a report without ``page`` has one page, named "".  A column is None when the report lacks the dimension, and where
+    all its values are None.  See ``Row`` for ctr and position; clicks and impressions are not negated here.
     """
 
     received: int
     kept: int
-    groups: List[Tuple[str, List[Row]]]
+    pages: Sequence[str]
     first_incomplete: Optional[dt.date] = None
+    counts: Sequence[int] = ()
+    clicks: Sequence[int] = ()
+    impressions: Sequence[int] = ()
+    query: Optional[Sequence[str]] = None
+    country: Optional[Sequence[str]] = None
+    device: Optional[Sequence[str]] = None
+    appearance: Optional[Sequence[str]] = None
+    ctr: Optional[Sequence[Optional[float]]] = None
+    position: Optional[Sequence[Optional[float]]] = None
+
+    @property
+    def groups(self) -> List[Tuple[str, List[Row]]]:
+        """The same row by row: [(page, its rows in order of rank)].  Slow: for tests and small amounts."""
+        texts = [column or [""] * self.kept for column in (self.query, self.country, self.device, self.appearance)]
+        rates = [column or [None] * self.kept for column in (self.ctr, self.position)]
+        rows: Iterator[Row] = zip(
+            [-count for count in self.clicks], [-count for count in self.impressions], *texts, *rates
+        )
+        return [(page, list(itertools.islice(rows, count))) for page, count in zip(self.pages, self.counts)]
+
+    @classmethod
+    def of(cls, groups: Sequence[Tuple[str, Sequence[Row]]]) -> "Rows":
+        """The inverse of ``groups``."""
+        rows = [row for _, group in groups for row in group]
+        clicks, impressions, *rest = map(list, zip(*rows)) if rows else [[] for _ in range(8)]
+        texts: List[Any] = [column if any(column) else None for column in rest[:4]]
+        rates: List[Any] = [None if set(column) <= {None} else column for column in rest[4:]]
+        return cls(
+            len(rows), len(rows), [page for page, _ in groups], None, [len(group) for _, group in groups],
+            [-count for count in clicks], [-count for count in impressions], *texts, *rates
+        )
 
 
 class Fetched(NamedTuple):

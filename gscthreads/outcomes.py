@@ -69,6 +69,10 @@ class Outcomes:
         """Share of the queue in use, 0..1."""
         return len(self) / self._size
 
+    def pressed(self) -> bool:
+        """True when the coordinator is behind: as many rows wait as fill half the room."""
+        return self._rows > MAX_WAITING_ROWS / 2 or self.fill() > 0.5
+
     def __len__(self) -> int:
         # Without qsize(), whose lock a signal handler that halts would wait for in the very thread that holds it.
         return len(self._queue.queue)

@@ -385,15 +385,16 @@ class Plan:
     def lease(self, *, workers: int, most: Callable[[str], int]) -> List[Slice]:
         """The next HTTP batch, [] when nothing can be leased now.
 
-        *most(site)* is the greatest batch the site may have.  What is left is shared among *workers*, so that the
-        last slices don't queue behind each other in one batch while other workers idle.
+        *most(site)* is the greatest batch the site may have, 0 when it has enough for now.  What is left is shared
+        among *workers*, so that the last slices don't queue behind each other in one batch while other workers idle.
         """
         total = sum(plan.available() for plan in self.datasets.values())
         share = max(1, -(-total // workers))
         for _ in range(len(self._sites)):
             site = self._sites[0]
             self._sites.rotate(-1)
-            batch = self._lease_site(self._of_site[site], min(self._batch_size, share, most(site)))
+            largest = most(site)
+            batch = self._lease_site(self._of_site[site], min(self._batch_size, share, largest)) if largest else []
             if batch:
                 return batch
         return []
@@ -416,6 +417,10 @@ class Plan:
             if alone:
                 break
         return batch
+
+    def available(self, site: str) -> int:
+        """Slices of *site* that may be leased now."""
+        return sum(plan.available() for plan in self._of_site[site])
 
     def next_due(self) -> Optional[float]:
         """When the next delayed slice is due, None when none waits."""

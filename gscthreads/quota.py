@@ -259,6 +259,11 @@ class Quota:
         with self._lock:
             return self._bursts.get(site, self._first_burst) if self._enabled else self._burst
 
+    def is_waited_for(self, site: str) -> bool:
+        """True while a worker waits for calls to *site*."""
+        with self._lock:
+            return bool(self._waiting.get(site))
+
     def paces(self) -> Dict[str, float]:
         """Calls per minute for each site that was slowed down because calls were refused as too fast."""
         with self._lock:

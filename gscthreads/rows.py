@@ -1,65 +1,130 @@
 """One slice's JSON body -> ``Rows``: checked, free of repeats, grouped by page, in order of rank.
 
 Pure.  Everything Google sends is untrusted: whatever is not exactly the documented shape (gsc-api.md 2.6) raises
-``Transient``, so that the slice is asked for again.  Works column by column, because a check of a whole column
-(``set(map(type, column))``) costs a tenth of the same check row by row.
+``Transient``, so that the slice is asked for again.
+
+Fast, because it works column by column (a check of a whole column, ``set(map(type, column))``, costs a tenth of the
+same check row by row; lists of text and numbers are no work for the cyclic garbage collector), and piece by piece
+(what was just parsed is still in the processor's cache, and its memory is used again for the next piece).
 """
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import itertools
 import json
 import math
+import operator
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set, Tuple, Union
 
 from .errors import ApiError, Transient
-from .model import ROW_LIMIT, Row, Rows, Slice
+from .model import DIMENSIONS, ROW_LIMIT, Rows, Slice
 from .refusals import classify
 
 #: Counts above this can't have come from a double without loss (all four metrics are doubles, gsc-api.md 2.6).
 _MAX_COUNT = 2**53 - 1
 
+#: Bytes of JSON parsed at once.  Other threads get the interpreter lock in between, and the dicts and lists of a piece
+#: are fewer than start a garbage collection.
+_PIECE = 24 * 1024
+
+_LARGEST_PIECE = 16 * _PIECE
+
 _LONG = 16 * 1024 * 1024  #: bytes above which commas are counted too
 
-_KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensions inside a Row, in its order
+_KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensions besides page, in the order of Rows
 
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  #: what a wrong shape raises
 
-class _Columns(NamedTuple):
-    """An answer taken apart, nothing checked yet."""
-
-    keys: List[Any]
-    clicks: List[Any]
-    impressions: List[Any]
-    ctr: List[Any]
-    position: List[Any]
-    metadata: Any
-
-
-Loader = Callable[[bytes], _Columns]
+#: JSON text of a list of rows -> their keys (a sequence for each dimension), clicks, impressions, ctr and position.
+#: Arguments: the text and the number of dimensions.
+Parser = Callable[[bytes, int], Tuple[Sequence[Sequence[Any]], List[Any], List[Any], List[Any], List[Any]]]
 
 
 def make_decoder(*, fast: Optional[bool] = None) -> Callable[[bytes, Slice], Rows]:
     """The function that decodes a slice's body.  *fast* None takes msgspec where it is installed (the ``fast``
     extra), False the standard library; both give the same rows.  Thread-safe."""
-    load = _load_json if fast is False else _fast_loader() or _load_json
-    return lambda body, slice_: decode(body, slice_, load)
+    parser = None if fast is False else _fast_parser()
+    return lambda body, slice_: decode(body, slice_, parser)
 
 
-def decode(body: bytes, slice_: Slice, load: Optional[Loader] = None) -> Rows:
+def decode(body: bytes, slice_: Slice, fast: Optional[Parser] = None) -> Rows:
     """The rows of one answer.  An answer without "rows" is an empty one.  Raises ``Transient`` (or the class that
     fits, when the body is an error in spite of its status) for anything that isn't an answer to *slice_*."""
+    escaped = b"\\" in body and (b"\\ud" in body or b"\\uD" in body)
+    for parse in (fast, _parse_rows):
+        try:
+            if parse is not None:
+                return _decode_pieces(body, _Table(slice_, escaped=escaped), parse)
+        except (RecursionError, *_FAULTS):
+            pass  # the next one knows better, the last one knows why
     try:
-        _check_size(body)
-        columns = (load or _load_json)(body)
-        return _rows(columns, slice_, escaped=b"\\u" in body)
+        return _decode_whole(body, _Table(slice_, escaped=escaped))
     except ApiError:
         raise
     except RecursionError:
         raise Transient("the answer is nested too deeply to be one", reason="malformed") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except _FAULTS as error:
         raise Transient(f"the answer is not what the API documents: {error}"[:300], reason="malformed") from error
+
+
+# -- from bytes to columns
+
+
+def _decode_pieces(body: bytes, table: "_Table", parse: Parser) -> Rows:
+    """The same as ``_decode_whole`` for what is written as Google writes it; raises for all else, valid or not.
+
+    A piece ends at a comma between two braces.  That it stood between two rows, not inside a text or something nested,
+    is certain once the piece, which begins where a row does, is valid JSON by itself.
+    """
+    head, end = _HEAD.match(body), body.rfind(b"},{")
+    if head is None or end < 0:
+        raise ValueError("rows do not come first, or are spaced out")
+    start = head.end()
+    while start <= end:
+        cut = body.find(b"},{", start + _PIECE, end)
+        cut = end if cut < 0 else cut
+        if cut - start > _LARGEST_PIECE:
+            raise ValueError("a row that long")
+        table.add(*parse(b"[" + body[start : cut + 1] + b"]", table.width))
+        start = cut + 2
+    if len(body) - start > _LARGEST_PIECE:
+        raise ValueError("a row that long")
+    answer = _loads(head.group() + body[start:], object_pairs_hook=_unique)
+    table.add(*_take_apart(answer["rows"], table.width))
+    return table.rows(answer.get("metadata"))
+
+
+_HEAD = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"rows"[ \t\n\r]*:[ \t\n\r]*\[')
+
+
+def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """An object, refused when a name repeats: the last one would count, for instance other "rows"."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that repeats")
+    return found
+
+
+def _decode_whole(body: bytes, table: "_Table") -> Rows:
+    _check_size(body)
+    answer = _loads(body)
+    if not isinstance(answer, dict):
+        raise ValueError(f"a {type(answer).__name__} where an object belongs")
+    rows = answer.get("rows")  # null means absent
+    if not isinstance(rows, (list, type(None))):
+        raise ValueError("rows that are not a list")
+    if answer.get("error") is not None and not rows:
+        raise _refused(answer, body)
+    # An empty answer still names its aggregation type (gsc-api.md 2.6); a proxy's {"message": ...} must not empty
+    # a day.
+    if rows is None and answer.get("responseAggregationType") is None:
+        raise ValueError("neither rows nor responseAggregationType")
+    if rows:
+        table.add(*_take_apart(rows, table.width))
+    return table.rows(answer.get("metadata"))
 
 
 def _check_size(body: bytes) -> None:
@@ -72,55 +137,206 @@ def _check_size(body: bytes) -> None:
         raise ValueError("it has far more parts than a slice of rows")
 
 
-def _rows(columns: _Columns, slice_: Slice, *, escaped: bool) -> Rows:
-    received = len(columns.clicks)
-    if received > 2 * ROW_LIMIT:  # a few above the limit can be rows that repeat (gsc-api.md 7.2)
-        raise ValueError(f"{received} rows where at most {ROW_LIMIT} were asked for")
-    first_incomplete = _first_incomplete(columns.metadata)
-    if not received:
-        return Rows(0, 0, [], first_incomplete)
-    dimensions = slice_.dataset.report.dimensions
-    keys = _key_columns(columns.keys, dimensions, slice_.key.date, escaped=escaped)
-    clicks = _counts("clicks", columns.clicks)
-    impressions = _counts("impressions", columns.impressions)
-    ctr = [
-        None if shown and part / shown == rate else rate
-        for part, shown, rate in zip(clicks, impressions, _numbers("ctr", columns.ctr))
-    ]
-    position = _numbers("position", columns.position)
-    rows: List[Row] = list(
-        zip(
-            [-count for count in clicks],
-            [-count for count in impressions],
-            *(keys.get(name) or itertools.repeat("") for name in _KEY_COLUMNS),
-            ctr,
-            position,
-        )
+def _refused(answer: Dict[str, Any], body: bytes) -> ApiError:
+    """An error that came with status 200."""
+    error = answer["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    return classify(code if isinstance(code, int) and 400 <= code <= 599 else 500, body, {})
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _loads(text: bytes, **hooks: Any) -> Any:
+    return json.loads(text.decode("utf-8"), parse_constant=_not_finite, **hooks)
+
+
+def _parse_rows(text: bytes, dimensions: int) -> Any:
+    return _take_apart(_loads(text), dimensions)
+
+
+def _take_apart(rows: List[Any], dimensions: int) -> Any:
+    keys = [row.get("keys") for row in rows]
+    columns: Sequence[Sequence[Any]] = ()
+    if dimensions:
+        if set(map(type, keys)) != {list} or set(map(len, keys)) != {dimensions}:
+            raise ValueError(f"keys that are not lists of {dimensions}")
+        columns = list(zip(*keys))
+        if set(map(type, itertools.chain.from_iterable(columns))) != {str}:
+            raise ValueError("a dimension that is not text")
+    elif any(keys):
+        raise ValueError("keys in an answer that has no dimensions")
+    return (
+        columns,
+        [row["clicks"] for row in rows],
+        [row["impressions"] for row in rows],
+        [row.get("ctr") for row in rows],
+        [row.get("position") for row in rows],
     )
-    pages = keys.get("page") or [""] * received
-    pages, rows = _without_repeats(pages, rows, list(keys.values()))
-    return Rows(received, len(rows), _ranked(pages, rows), first_incomplete)
 
 
-def _key_columns(
-    keys: List[Any], dimensions: Sequence[str], date: dt.date, *, escaped: bool
-) -> Dict[str, Sequence[str]]:
-    """{dimension: its values}, checked; ``date``, which every row of a slice shares, is checked and left out."""
-    if not dimensions:
-        if set(map(type, keys)) != {type(None)} and any(keys):
-            raise ValueError("keys in an answer that has no dimensions")
-        return {}
-    if set(map(type, keys)) != {list} or set(map(len, keys)) != {len(dimensions)}:
-        raise ValueError(f"keys that are not lists of {len(dimensions)}")
-    columns: Dict[str, Sequence[str]] = dict(zip(dimensions, zip(*keys)))
-    for name, column in columns.items():
-        if set(map(type, column)) != {str}:
-            raise ValueError(f"a {name} that is not text")
-    if escaped:  # only a \u escape can have made half a surrogate pair, which no database stores
-        columns = {name: [_storable(value) for value in column] for name, column in columns.items()}
-    if "date" in columns and set(columns.pop("date")) != {date.isoformat()}:
-        raise ValueError("rows of another date")
-    return columns
+def _fast_parser() -> Optional[Parser]:
+    """The same as ``_parse_rows`` through msgspec's typed decoder, or None where it isn't installed (or too old)."""
+    try:
+        import msgspec
+
+        decoders = {dimensions: _typed_decoder(msgspec, dimensions) for dimensions in range(1, len(DIMENSIONS) + 1)}
+    except (ImportError, AttributeError, TypeError):
+        return None
+
+    def parse(text: bytes, dimensions: int) -> Any:
+        try:
+            rows = decoders[dimensions].decode(text)  # KeyError without dimensions: a single row
+        except msgspec.DecodeError as error:  # also for half a surrogate pair, which the standard library lets pass
+            raise ValueError(str(error)) from error
+        keys = [row.keys for row in rows]
+        return (
+            [list(map(operator.attrgetter(name), keys)) for name in _NAMES[:dimensions]],
+            [row.clicks for row in rows],
+            [row.impressions for row in rows],
+            [row.ctr for row in rows],
+            [row.position for row in rows],
+        )
+
+    return parse
+
+
+_NAMES = tuple(f"key{number}" for number in range(len(DIMENSIONS)))
+
+
+def _typed_decoder(msgspec: Any, dimensions: int) -> Any:
+    """A decoder of lists of rows with that many keys.  Nothing it makes burdens the cyclic garbage collector."""
+    keys = msgspec.defstruct(
+        "Keys", [(name, str) for name in _NAMES[:dimensions]], array_like=True, forbid_unknown_fields=True, gc=False
+    )
+    row = msgspec.defstruct(
+        "Row",
+        [
+            ("clicks", Union[int, float]),
+            ("impressions", Union[int, float]),
+            ("keys", keys),
+            ("ctr", Optional[float], None),
+            ("position", Optional[float], None),
+        ],
+        gc=False,
+    )
+    return msgspec.json.Decoder(List[row])  # type: ignore[valid-type]
+
+
+# -- from columns to rows
+
+
+class _Table:
+    """The rows of one answer, checked as they are added.  Raises one of _FAULTS for what is not an answer."""
+
+    def __init__(self, slice_: Slice, *, escaped: bool) -> None:
+        self.width = len(slice_.dataset.report.dimensions)
+        self._names = slice_.dataset.report.dimensions
+        self._date = slice_.key.date.isoformat()
+        self._escaped = escaped
+        self._numbers: Dict[str, int] = collections.defaultdict(itertools.count().__next__)  # page -> its number
+        self._keys: Dict[str, List[Any]] = {name: [] for name in self._names if name != "date"}  # a page as its number
+        self._seen: Set[int] = set()  # hash of each row's dimensions
+        self._clicks: List[int] = []
+        self._impressions: List[int] = []
+        self._ctr: List[Optional[float]] = []
+        self._position: List[Optional[float]] = []
+
+    def add(
+        self,
+        keys: Sequence[Sequence[str]],
+        clicks: List[Any],
+        impressions: List[Any],
+        ctr: List[Any],
+        position: List[Any],
+    ) -> None:
+        """Append rows: parts of equal length of every column."""
+        columns: List[Sequence[Any]] = []
+        for name, column in zip(self._names, keys):
+            if self._escaped:  # only a \u escape can have made half a surrogate pair, which no database stores
+                column = [_storable(value) for value in column]
+            if name == "date":  # every row of a slice shares it
+                if set(column) != {self._date}:
+                    raise ValueError("rows of another date")
+                continue
+            columns.append(list(map(self._numbers.__getitem__, column)) if name == "page" else column)
+            self._keys[name] += columns[-1]
+        self._seen.update(map(hash, zip(*columns)))
+        clicks, impressions = _counts("clicks", clicks), _counts("impressions", impressions)
+        self._clicks += clicks
+        self._impressions += impressions
+        self._ctr += _unlike(_numbers("ctr", ctr), clicks, impressions)
+        self._position += _numbers("position", position)
+        if len(self._clicks) > 2 * ROW_LIMIT:  # a few above the limit can be rows that repeat (gsc-api.md 7.2)
+            raise ValueError(f"more than {2 * ROW_LIMIT} rows where at most {ROW_LIMIT} were asked for")
+
+    def rows(self, metadata: Any) -> Rows:
+        """All rows, without repeats, by page and rank."""
+        received = len(self._clicks)
+        first_incomplete = _first_incomplete(metadata)
+        if not received:
+            return Rows(0, 0, [], first_incomplete)
+        kept: Sequence[int] = range(received) if len(self._seen) == received else self._without_repeats()
+        numbers = self._keys.get("page")
+        pages = [""] if numbers is None else list(self._numbers)
+        if len(pages) == len(kept):
+            order, counts = kept, [1] * len(pages)
+        else:
+            order = self._ranked(kept, len(pages))
+            counts = [len(order)]
+            if numbers is not None:
+                counts = list(collections.Counter(map(numbers.__getitem__, order)).values())
+        found: List[Any] = [
+            self._clicks,
+            self._impressions,
+            *map(self._keys.get, _KEY_COLUMNS),
+            _some(self._ctr),
+            _some(self._position),
+        ]
+        if order != range(received):
+            found = [column and [column[index] for index in order] for column in found]
+        return Rows(received, len(order), pages, first_incomplete, counts, *found)
+
+    def _without_repeats(self) -> Sequence[int]:
+        """The indexes of the first of rows with equal dimensions (gsc-api.md 7.2: a row may come twice)."""
+        first: Dict[Any, int] = {}
+        columns = self._keys.values()
+        for index, identity in enumerate(zip(*columns) if columns else itertools.repeat((), len(self._clicks))):
+            first.setdefault(identity, index)
+        return list(first.values())
+
+    def _ranked(self, kept: Sequence[int], pages: int) -> List[int]:
+        """The indexes *kept*, by page, then most clicks, most impressions, and texts.
+
+        Sort keys are whole numbers, held by doubles as long as those are exact: doubles sort fastest.
+        """
+        width = max(self._impressions) + 1
+        span = (max(self._clicks) + 1) * width  # sort keys of one page
+        number = float if pages * span < 2**53 else int
+        wide, far = number(width), number(span)
+        keys = [
+            page * far - clicks * wide - impressions
+            for page, clicks, impressions in zip(
+                self._keys.get("page") or itertools.repeat(0), self._clicks, self._impressions
+            )
+        ]
+        order = sorted(kept, key=keys.__getitem__)
+        ranked = [keys[index] for index in order]
+        texts = [column for column in map(self._keys.get, _KEY_COLUMNS) if column is not None]
+        if not texts:
+            return order
+        text = texts[0].__getitem__ if len(texts) == 1 else list(zip(*texts)).__getitem__
+        equal = map(operator.eq, ranked, itertools.islice(ranked, 1, None))
+        end = 0
+        for second in itertools.compress(itertools.count(1), equal):  # equal to the one before it
+            if second < end:
+                continue
+            end = second + 1
+            while end < len(ranked) and ranked[end] == ranked[second]:
+                end += 1
+            order[second - 1 : end] = sorted(order[second - 1 : end], key=text)
+        return order
 
 
 def _storable(value: str) -> str:
@@ -147,7 +363,7 @@ def _numbers(name: str, column: List[Any]) -> List[Optional[float]]:
     """A column of doubles, None where the row lacks it."""
     types = set(map(type, column))
     if types == {float}:
-        if not math.isfinite(sum(column)):
+        if not math.isfinite(sum(column)) and not all(map(math.isfinite, column)):
             raise ValueError(f"{name} that is not finite")
         return column
     if not types <= {float, int, type(None)}:
@@ -158,32 +374,16 @@ def _numbers(name: str, column: List[Any]) -> List[Optional[float]]:
     return column
 
 
-def _without_repeats(
-    pages: Sequence[str], rows: List[Row], columns: List[Sequence[str]]
-) -> Tuple[Sequence[str], List[Row]]:
-    """Keep the first of rows with equal dimensions (gsc-api.md 7.2: a row may come twice)."""
-    identities: List[Any] = list(zip(*columns)) if columns else [()] * len(rows)
-    if len(set(identities)) == len(rows):
-        return pages, rows
-    first: Dict[Any, int] = {}
-    for index, identity in enumerate(identities):
-        first.setdefault(identity, index)
-    kept = list(first.values())
-    return [pages[index] for index in kept], [rows[index] for index in kept]
+def _unlike(ctr: List[Optional[float]], clicks: List[int], impressions: List[int]) -> List[Optional[float]]:
+    """*ctr* without the values that are clicks / impressions exactly."""
+    if 0 not in impressions and list(map(operator.truediv, clicks, impressions)) == ctr:
+        return [None] * len(ctr)
+    return [None if shown and part / shown == rate else rate for part, shown, rate in zip(clicks, impressions, ctr)]
 
 
-def _ranked(pages: Sequence[str], rows: List[Row]) -> List[Tuple[str, List[Row]]]:
-    groups: Dict[str, List[Row]] = {}
-    for page, row in zip(pages, rows):
-        group = groups.get(page)
-        if group is None:
-            groups[page] = [row]
-        else:
-            group.append(row)
-    for group in groups.values():
-        if len(group) > 1:
-            group.sort()  # dimensions are unique here, so the order is settled before ctr, which may be None
-    return list(groups.items())
+def _some(column: List[Optional[float]]) -> Optional[List[Optional[float]]]:
+    """*column*, or None when nothing is in it."""
+    return None if column.count(None) == len(column) else column
 
 
 def _first_incomplete(metadata: Any) -> Optional[dt.date]:
@@ -195,91 +395,3 @@ def _first_incomplete(metadata: Any) -> Optional[dt.date]:
         return dt.date(*map(int, value[:10].split("-"))) if isinstance(value, str) else None
     except (ValueError, TypeError):
         return None
-
-
-def _not_finite(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _load_json(body: bytes) -> _Columns:
-    answer = json.loads(body.decode("utf-8"), parse_constant=_not_finite)
-    if not isinstance(answer, dict):
-        raise ValueError(f"a {type(answer).__name__} where an object belongs")
-    rows = answer.get("rows")  # null means absent
-    if not isinstance(rows, (list, type(None))):
-        raise ValueError("rows that are not a list")
-    if answer.get("error") is not None and not rows:
-        raise _refused(answer, body)
-    if rows is None:
-        # An empty answer still names its aggregation type (gsc-api.md 2.6); a proxy's {"message": ...} must not empty
-        # a day.
-        if answer.get("responseAggregationType") is None:
-            raise ValueError("neither rows nor responseAggregationType")
-        rows = []
-    return _Columns(
-        [row.get("keys") for row in rows],
-        [row["clicks"] for row in rows],
-        [row["impressions"] for row in rows],
-        [row.get("ctr") for row in rows],
-        [row.get("position") for row in rows],
-        answer.get("metadata"),
-    )
-
-
-def _refused(answer: Dict[str, Any], body: bytes) -> ApiError:
-    """An error that came with status 200."""
-    error = answer["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    return classify(code if isinstance(code, int) and 400 <= code <= 599 else 500, body, {})
-
-
-def _fast_loader() -> Optional[Loader]:
-    """The same through msgspec's typed decoder, or None where it isn't installed (or too old to be typed)."""
-    try:
-        import msgspec
-
-        answer_type = msgspec.defstruct(
-            "Answer",
-            [
-                ("rows", Optional[List[_row_type(msgspec)]], None),  # type: ignore[misc]
-                ("responseAggregationType", Any, None),
-                ("metadata", Any, None),
-                ("error", Any, None),
-            ],
-        )
-        decoder = msgspec.json.Decoder(answer_type)
-    except (ImportError, AttributeError, TypeError):
-        return None
-
-    def load(body: bytes) -> _Columns:
-        try:
-            answer: Any = decoder.decode(body)
-        except msgspec.DecodeError:  # refused, like half a surrogate pair, which the standard library lets pass
-            return _load_json(body)
-        rows = answer.rows
-        if not rows:  # msgspec overlooks faults in what it skips; none may empty a day
-            return _load_json(body)
-        return _Columns(
-            [row.keys for row in rows],
-            [row.clicks for row in rows],
-            [row.impressions for row in rows],
-            [row.ctr for row in rows],
-            [row.position for row in rows],
-            answer.metadata,
-        )
-
-    return load
-
-
-def _row_type(msgspec: Any) -> Any:
-    return msgspec.defstruct(
-        "Row",
-        [
-            ("clicks", float),
-            ("impressions", float),
-            ("keys", Optional[List[str]], None),
-            ("ctr", Optional[float], None),
-            ("position", Optional[float], None),
-        ],
-        gc=False,
-    )

@@ -26,6 +26,7 @@ from typing import Any, Callable, Optional, Type, Union
 from . import pacific
 from .auth import open_credentials
 from .client import Client
+from .concurrency import MOST
 from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_root
 from .coordinator import Coordinator, Only
 from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked
@@ -160,6 +161,7 @@ class Sync:
             seconds=result.seconds if result else seconds,
             eta=seconds / days * (owed_days - days) if days and not result else None,
             slowed=self._quota.paces(),
+            concurrency=coordinator.workers() if coordinator else 0,
             waiting=coordinator.waiting() if coordinator and not result else "",
         )
 
@@ -179,7 +181,7 @@ class Sync:
         """Everything from opening the store to closing it; whatever happens, the run ends."""
         try:
             with contextlib.ExitStack() as stack:
-                threads = _Threads(self.config.max_concurrency, self._halt)
+                threads = _Threads(self.config.workers or MOST, self._halt)
                 stack.callback(threads.end, _GRACE)
                 self._halt.on_set(self._registry.abort)
                 self._halt.on_set(self._outcomes.wake)
@@ -243,6 +245,7 @@ class Sync:
             submit=lambda batch: threads.submit(worker.run, batch),
             list_sites=lambda: threads.submit(worker.list_sites),
             most=lambda site: self._quota.burst(site) if client.batch_supported else 1,
+            waits_for_quota=self._quota.is_waited_for,
             peak_qpm=self._quota.peak_qpm,
             tick=self._tick,
             today=self._today,

@@ -49,7 +49,7 @@ def decode(body, wanted):
         rows = json.loads(body.decode())["rows"]
     except (ValueError, KeyError):
         raise Transient("not JSON", reason="malformed") from None
-    return Rows(len(rows), len(rows), [(row, []) for row in rows])
+    return Rows(len(rows), len(rows), rows)
 
 
 class Tokens:
@@ -202,7 +202,7 @@ def serving(script, **options):
 
 def rows_of(outcome):
     assert isinstance(outcome, Fetched), outcome
-    return [row for row, _ in outcome.rows.groups]
+    return list(outcome.rows.pages)
 
 
 def row_for(query):

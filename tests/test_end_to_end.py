@@ -1,13 +1,11 @@
-"""The whole thing against the look-alike, over real HTTP: truth, faults, kills, halts, command line, vendoring."""
+"""The whole thing against the look-alike, over real HTTP: truth, faults, halts, command line, vendoring."""
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import datetime as dt
 import json
 import os
-import random
 import shutil
 import signal
 import sqlite3
@@ -160,61 +158,6 @@ def test_every_passing_fault_at_once_leaves_the_truth(seed, path):
         assert_equals_truth(sim, path, days(40))
         assert len(sim.stats()["faults"]) > 15
     assert no_thread_is_left()
-
-
-def ledger(path):
-    """(report, date, start row) of every slice acknowledged."""
-    if not os.path.exists(path):
-        return set()
-    with opened(path) as database:
-        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'gsc_slice'").fetchone()[0]:
-            return set()
-        staged = database.execute(
-            "SELECT s.report, d.date, a.start_row FROM gsc_slice a JOIN gsc_day d ON d.id = a.day"
-            " JOIN gsc_dataset s ON s.id = d.dataset"
-        )
-        published = database.execute("SELECT report, date, calls FROM gsc_days WHERE status = 'final'")
-        return set(staged) | {(report, date, number * 25_000) for report, date, calls in published
-                              for number in range(calls)}
-
-
-def test_killed_at_random_it_never_loses_or_refetches_an_acknowledged_slice(tmp_path, path):
-    kills = int(os.environ.get("GSCTHREADS_KILLS", "8"))
-    dice = random.Random(kills)
-    count = 25 + kills * 3
-    site = Site(SITE, rows_per_day=rows_of, nasty=True, pages=20_000)
-    with Simulator(sites=[site], seed=5, latency=0.03, latency_jitter=0.05, shuffle_ties="slice", **UNLIMITED) as sim:
-        credentials = tmp_path / "credentials.json"
-        credentials.write_text(json.dumps(sim.credentials()))
-        credentials.chmod(0o600)
-        command = [
-            sys.executable, "-m", "gscthreads", "sync", "--site", SITE, "--start", days(count)[-1].isoformat(),
-            "--end", LAST.isoformat(), "--store", f"sqlite:///{path}", "--credentials", str(credentials),
-            "--api-root", sim.url, "--quiet", "--batch-size", "6", "--qpm-limit", "40000", "--order", "oldest",
-        ]
-        acknowledged, seen, killed = set(), 0, 0
-        while True:
-            process = subprocess.Popen(command, cwd=ROOT)
-            try:
-                status = process.wait(0.3 + dice.random() * 0.7 if killed < kills else 120)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                killed += 1
-                status = None
-            log = list(sim.log)
-            asked = [("_".join(each.dimensions), each.start_date.isoformat(), each.start_row) for each in log[seen:]]
-            seen = len(log)
-            assert not acknowledged.intersection(asked)
-            acknowledged = ledger(path)
-            if status is not None:
-                break
-        assert status == 0 and killed > 2, (status, killed)
-        assert_equals_truth(sim, path, days(count))
-    with opened(path) as database:
-        runs = collections.Counter(status for status, in database.execute("SELECT status FROM gsc_runs"))
-        assert runs.pop("complete") == 1
-        assert set(runs) == {"killed"} and runs["killed"] <= killed  # a kill may come before the run is noted
 
 
 @pytest.mark.parametrize("fault", ["hang", "stall_body", "drip"])

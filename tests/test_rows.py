@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gscthreads.errors import ApiError, BurstQuota, Denied, Transient, Unauthorized
 from gscthreads.model import ROW_LIMIT, Dataset, Report, Rows, Slice, SliceKey
-from gscthreads.rows import _fast_loader, make_decoder
+from gscthreads.rows import _fast_parser, make_decoder
 
 DATE = dt.date(2026, 3, 10)
 SLOW = make_decoder(fast=False)
@@ -46,7 +46,7 @@ def read(decode, body, slice_=PAGE_QUERY):
 
 def test_the_fast_decoder_is_really_tested():
     pytest.importorskip("msgspec")
-    assert _fast_loader() is not None
+    assert _fast_parser() is not None
 
 
 # -- answers
@@ -250,7 +250,7 @@ def test_long_urls_that_differ_at_their_ends_stay_apart(decode):
      b'{"rows":[],"error":null}', b' {"rows" : [ ] , "unknown": {"a": [1, null]}} \n'],
 )
 def test_an_answer_without_rows_is_empty(decode, body):
-    assert decode(body, PAGE_QUERY) == Rows(0, 0, [], None)
+    assert decode(body, PAGE_QUERY) == Rows(0, 0, [])
 
 
 @BOTH

@@ -49,12 +49,12 @@ def row(clicks, impressions=10, query="", country="", device="", position=2.5, c
 def pages(**clicks):
     """Rows of report page: {page: clicks}."""
     groups = [(page, [row(count)]) for page, count in clicks.items()]
-    return Rows(len(groups), len(groups), groups)
+    return Rows.of(groups)
 
 
 def queries(*found):
     """Rows of one page: (query, clicks) in order of rank."""
-    return Rows(len(found), len(found), [("https://a.com/", [row(clicks, query=query) for query, clicks in found])])
+    return Rows.of([("https://a.com/", [row(clicks, query=query) for query, clicks in found])])
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def test_the_views_have_their_fixed_columns(store):
 def test_a_day_of_one_slice_is_published_as_served(store):
     groups = [("https://a.com/B", [row(5, 7, "q\t'\"\\\n☃", ctr=0.1, position=None), row(0, 0, "z", ctr=0.0)]),
               ("https://a.com/b", [row(2, 3, "q", position=1.123456789012345)])]
-    assert publish(store, QUERY, DAY, Rows(3, 3, groups)) == 3
+    assert publish(store, QUERY, DAY, Rows.of(groups)) == 3
     assert store.read("SELECT page, query, clicks, impressions, ctr, position, country FROM gsc_performance") == [
         ("https://a.com/B", "q\t'\"\\\n☃", 5, 7, 0.1, None, None),
         ("https://a.com/B", "z", 0, 0, 0.0, 2.5, None),
@@ -98,12 +98,12 @@ def test_a_day_of_one_slice_is_published_as_served(store):
 
 
 def test_rarer_dimensions_and_reports_without_page(store):
-    wide = Rows(2, 2, [("https://a.com/", [row(2, country="usa", device="MOBILE"), row(1, country="deu")])])
+    wide = Rows.of([("https://a.com/", [row(2, country="usa", device="MOBILE"), row(1, country="deu")])])
     publish(store, WIDE, DAY, wide)
     totals = Dataset("sc-domain:a.com", Report("date", ("date",)), "web")
-    publish(store, totals, DAY, Rows(1, 1, [("", [row(9)])]))
+    publish(store, totals, DAY, Rows.of([("", [row(9)])]))
     looks = Dataset("sc-domain:a.com", Report("searchAppearance", ("searchAppearance",)), "web")
-    publish(store, looks, DAY, Rows(1, 1, [("", [(-4, -5, "", "", "", "VIDEO", None, 1.0)])]))
+    publish(store, looks, DAY, Rows.of([("", [(-4, -5, "", "", "", "VIDEO", None, 1.0)])]))
     assert store.read("SELECT report, page, country, device, clicks FROM gsc_performance ORDER BY clicks") == [
         ("wide", "https://a.com/", "deu", None, 1), ("wide", "https://a.com/", "usa", "MOBILE", 2),
         ("searchAppearance", None, None, None, 4), ("date", None, None, None, 9),

@@ -55,10 +55,10 @@ CREATE TABLE gsc_fact (
 ) WITHOUT ROWID;
 -- acknowledged slices of days of several slices, until the day is whole
 CREATE TABLE gsc_stage (
-    day INTEGER NOT NULL, start_row INTEGER NOT NULL, seq INTEGER NOT NULL,
-    page INTEGER NOT NULL, query TEXT, segment INTEGER NOT NULL,
+    day INTEGER NOT NULL, start_row INTEGER NOT NULL, page INTEGER NOT NULL, rank INTEGER NOT NULL,
+    query TEXT, segment INTEGER NOT NULL,
     clicks INTEGER NOT NULL, impressions INTEGER NOT NULL, ctr REAL, position REAL,
-    PRIMARY KEY (day, start_row, seq)
+    PRIMARY KEY (day, start_row, page, rank)
 ) WITHOUT ROWID;
 -- totals of each page over all published days of report page; weight is the sum of position * impressions in units of
 -- 2^-30: whole numbers add up to the same sum in any order of publishing, and replacing a day leaves no rounding behind
@@ -217,11 +217,9 @@ def statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-#: One slice's rows; as many parenthesised rows follow as fit one statement.
-INSERT_FACTS = "INSERT INTO gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position) VALUES "
-INSERT_STAGE = (
-    "INSERT INTO gsc_stage (day, start_row, seq, page, query, segment, clicks, impressions, ctr, position) VALUES "
-)
+#: Where a slice's rows go.
+FACTS = "gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position)"
+STAGE = "gsc_stage (day, start_row, page, rank, query, segment, clicks, impressions, ctr, position)"
 
 #: The staged slices of a day become its rows.  Rows that repeat across slices count once, as first served
 #: (SQLite takes the bare columns from the row that holds the min()).

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import itertools
+import operator
 import os
+import shutil
 import socket
 import sqlite3
 import time
@@ -13,7 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from ..errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from ..halt import Halt, Halted
-from ..model import Dataset, Report, Row, Rows, SliceKey
+from ..model import Dataset, Report, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import schema
 from .base import (
@@ -32,6 +35,9 @@ from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
 PATIENCE = 60.0
+
+#: Bytes free below which an I/O error is put down to a full disk.
+_LEAST_ROOM = 256 * 1024
 
 #: Window functions (3.25), upsert (3.24), row values (3.15).
 _OLDEST_SQLITE = (3, 25, 0)
@@ -269,10 +275,7 @@ class SQLiteStore(Store):
             day = self._day(dataset, key.date)
             database = self._connection()
             database.execute("DELETE FROM gsc_stage WHERE day = ? AND start_row = ?", (day, key.start_row))
-            records = enumerate(self._records(dataset, rows))
-            self._insert_many(
-                schema.INSERT_STAGE, (day, key.start_row), [(seq, page, *rest) for seq, (page, _, *rest) in records]
-            )
+            self._insert(schema.STAGE, (day, key.start_row), self._columns(dataset, rows))
             database.execute("UPDATE gsc_day SET status = ? WHERE id = ? AND status = ?", (OPEN, day, FAILED))
             database.execute(
                 "INSERT OR REPLACE INTO gsc_slice (day, start_row, received, fetched_on, data_state)"
@@ -290,7 +293,7 @@ class SQLiteStore(Store):
             if rows is None:
                 count = database.execute(schema.PUBLISH_STAGED, (day,)).rowcount
             else:
-                count = self._insert_many(schema.INSERT_FACTS, (day,), self._records(dataset, rows))
+                count = self._insert(schema.FACTS, (day,), self._columns(dataset, rows))
             database.execute(schema.NOTE_SUMS, (day,))
             if dataset.report.name == "page":
                 self._add_lifetime(dataset, day, date, replaced=replaced)
@@ -325,77 +328,99 @@ class SQLiteStore(Store):
         self._connection().execute("DELETE FROM gsc_stage WHERE day = ?", (day,))
         self._connection().execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
 
-    def _records(self, dataset: Dataset, rows: Rows) -> List[Tuple[Any, ...]]:
-        """(page id, rank, query, segment, clicks, impressions, ctr, position) in the order of gsc_fact's key, so that
+    def _columns(self, dataset: Dataset, rows: Rows) -> List[_Column]:
+        """page, rank, query, segment, clicks, impressions, ctr and position, in the order of gsc_fact's key, so that
         the table is written as if appended to: dense pages, no searching."""
-        has_query = "query" in dataset.report.dimensions
-        segments = self._segment_ids(rows) if set(dataset.report.dimensions) & _SEGMENT_DIMENSIONS else {}
-        ids = self._page_ids([page for page, _ in rows.groups]) if "page" in dataset.report.dimensions else [0]
-        records: List[Tuple[Any, ...]] = []
-        for number, group in sorted(zip(ids, (group for _, group in rows.groups))):
-            records += [
-                (number, rank, row[2] if has_query else None, segments.get(row[3:6], 0), -row[0], -row[1], *row[6:])
-                for rank, row in enumerate(group, 1)
-            ]
-        return records
+        ids = self._page_ids(rows.pages) if "page" in dataset.report.dimensions else [0]
+        counts = rows.counts
+        segments = self._segment_column(rows)
+        columns: List[Optional[Sequence[Any]]] = [
+            rows.query, segments, rows.clicks, rows.impressions, rows.ctr, rows.position
+        ]
+        groups = sorted(range(len(ids)), key=ids.__getitem__)
+        if groups != list(range(len(ids))):
+            starts = list(itertools.accumulate(counts, initial=0))
+            take = operator.itemgetter(
+                *itertools.chain.from_iterable([range(starts[group], starts[group + 1]) for group in groups])
+            )
+            columns = [None if column is None else take(column) for column in columns]
+            ids = [ids[group] for group in groups]
+            counts = [counts[group] for group in groups]
+        pages: Optional[List[int]] = None if ids == [0] else ids
+        ranks: Optional[List[int]] = None
+        if rows.kept != len(ids):
+            pages = pages and list(itertools.chain.from_iterable(map(itertools.repeat, ids, counts)))
+            ranks = list(itertools.chain.from_iterable([range(1, count + 1) for count in counts]))
+        return [
+            _column(pages, "0"), _column(ranks, "1"), _column(columns[0]), _column(columns[1], "0"),
+            *map(_column, columns[2:]),
+        ]
 
-    def _insert_many(self, statement: str, fixed: Tuple[int, ...], records: Sequence[Tuple[Any, ...]]) -> int:
-        """Insert *records*, each after the *fixed* columns, many rows a statement: every call of SQLite lets go of
-        the interpreter lock, and getting it back can cost a whole JSON decode of a worker.  Returns their number."""
-        if not records:
-            return 0
-        width = len(records[0])
-        marks = f"({','.join([f'?{number}' for number in range(1, len(fixed) + 1)] + ['?'] * width)})"
-        largest = (_MOST_PARAMETERS - len(fixed)) // width
-        start = 0
-        for size in (largest, largest // 8, largest // 64, 8, 1):  # few distinct statements, so that they stay cached
-            while size and len(records) - start >= size:
-                chunk = records[start : start + size]
-                self._connection().execute(
-                    statement + ",".join([marks] * size), (*fixed, *itertools.chain.from_iterable(chunk))
-                )
-                start += size
-        return len(records)
+    def _insert(self, into: str, fixed: Tuple[int, ...], columns: Sequence[_Column]) -> int:
+        """Insert *columns*, after the *fixed* ones, *into* a table; the number of rows.
+
+        As few statements as possible: every call of SQLite lets go of the interpreter lock, and getting it back can
+        cost a whole JSON decode.  As few values as possible: binding them is half the work.
+        """
+        bound = [values for _, values in columns if values is not None]
+        width, count = len(bound), len(bound[0])
+        flat: List[Any] = [0] * (width * count)
+        for place, values in enumerate(bound):
+            flat[place::width] = values
+        first = [f"?{number}" for number in range(1, 1 + len(fixed))]
+        marks = f"({','.join(first + [expression for expression, _ in columns])})"
+        for start, size, room in _chunks(count, (_MOST_PARAMETERS - 1 - len(fixed)) // width):
+            values = [*fixed, *flat[start * width : (start + size) * width], *[0] * ((room - size) * width), size]
+            self._connection().execute(
+                f"INSERT INTO {into} SELECT * FROM (VALUES {','.join([marks] * room)}) LIMIT ?", values
+            )
+        return count
 
     # -- small integers for texts
 
-    def _page_ids(self, pages: List[str]) -> List[int]:
+    def _page_ids(self, pages: Sequence[str]) -> List[int]:
         known = self._pages
         if len(known) + len(pages) > _REMEMBERED_PAGES:
             known.clear()
         missing = [page for page in pages if page not in known]
         if missing:
-            database = self._connection()
-            for start in range(0, len(missing), 500):
-                chunk = missing[start : start + 500]
-                known.update(
-                    database.execute(f"SELECT page, id FROM gsc_page WHERE page IN ({_marks(len(chunk))})", chunk)
-                )
+            for start, size, room in _chunks(len(missing), _MOST_PARAMETERS - 1):
+                chunk = missing[start : start + size]
+                # One line, whatever is found: each further one would let go of the interpreter lock.
+                places, ids = self._connection().execute(
+                    _find_pages(room), [*chunk, *[""] * (room - size), size]
+                ).fetchone()
+                if places is not None:
+                    found = map(chunk.__getitem__, map(int, places.split(",")))
+                    known.update(zip(found, map(int, ids.split(","))))
             new = [page for page in missing if page not in known]
             first = int(self._one("SELECT coalesce(max(id), 0) + 1 FROM gsc_page"))
-            fresh = list(zip(itertools.count(first), new))
-            self._insert_many("INSERT INTO gsc_page (id, page) VALUES ", (), fresh)
-            known.update((page, number) for number, page in fresh)
+            fresh = range(first, first + len(new))
+            if new:
+                self._insert("gsc_page (id, page)", (), [("?", fresh), ("?", new)])
+            known.update(zip(new, fresh))
         return [known[page] for page in pages]
 
-    def _segment_ids(self, rows: Rows) -> Dict[Tuple[str, str, str], int]:
-        """{(country, device, appearance): id} of the segments in *rows*; an absent dimension is "" there, NULL here."""
+    def _segment_column(self, rows: Rows) -> Optional[List[int]]:
+        """The segment of each row, None where no report has any; a dimension the report lacks is NULL in the table."""
+        if rows.country is rows.device is rows.appearance is None:
+            return None
         database = self._connection()
         if len(self._segments) > _REMEMBERED_PAGES:
             self._segments.clear()
-        for _, group in rows.groups:
-            for segment in {_segment(row) for row in group}:
-                if segment in self._segments:
-                    continue
-                values = [text or None for text in segment]
-                found = database.execute(
-                    "SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values
-                ).fetchone()
-                if found is None:
-                    insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
-                    found = (database.execute(insert, values).lastrowid,)
-                self._segments[segment] = found[0]
-        return self._segments
+        texts = [column or [""] * rows.kept for column in (rows.country, rows.device, rows.appearance)]
+        for segment in set(zip(*texts)):
+            if segment in self._segments:
+                continue
+            values = [text or None for text in segment]
+            found = database.execute(
+                "SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values
+            ).fetchone()
+            if found is None:
+                insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
+                found = (database.execute(insert, values).lastrowid,)
+            self._segments[segment] = found[0]
+        return [self._segments[segment] for segment in zip(*texts)]
 
     def _dataset(self, dataset: Dataset) -> int:
         number = self._datasets.get(dataset)
@@ -555,6 +580,14 @@ class SQLiteStore(Store):
     def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return self._connection().execute(statement, values).fetchone()[0]
 
+    def _no_room(self) -> bool:
+        """True when the file system is as good as full: SQLite calls it an I/O error when its WAL index (32 KB) does
+        not fit."""
+        try:
+            return shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < _LEAST_ROOM
+        except OSError:
+            return False
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """sqlite3's errors as ours, saying what to do."""
@@ -562,7 +595,7 @@ class SQLiteStore(Store):
             yield
         except sqlite3.Error as error:
             text = str(error)
-            if "full" in text:
+            if "full" in text or ("disk I/O error" in text and self._no_room()):
                 raise StoreFull(f"no room left for {self.path}; free some, then run the same command again") from error
             if is_busy(error):
                 raise StoreLocked(f"{self.path} is locked by another program that writes to it") from error
@@ -575,10 +608,44 @@ class SQLiteStore(Store):
             raise StoreError(f"{self.path}: {text}") from error
 
 
-_SEGMENT_DIMENSIONS = frozenset({"country", "device", "searchAppearance"})
-
 #: Parameters one statement may have: SQLite's default limit since 3.32, and before.
 _MOST_PARAMETERS = 32766 if sqlite3.sqlite_version_info >= (3, 32) else 999
+
+#: Most rows one statement inserts; a prepared statement takes about 200 bytes a row, and several are kept.
+_MOST_ROWS = 8192
+
+#: The SQL expression of an inserted column, and its values when the expression has a ?.
+_Column = Tuple[str, Optional[Sequence[Any]]]
+
+
+def _column(values: Optional[Sequence[Any]], constant: str = "NULL") -> _Column:
+    """*values*, or *constant* for all rows when there are none.  None is never bound: sqlite3 is slow to."""
+    if values is None:
+        return constant, None
+    if None in values:
+        return "nullif(?, '')", ["" if value is None else value for value in values]
+    return "?", values
+
+
+def _chunks(count: int, most: int) -> Iterator[Tuple[int, int, int]]:
+    """(start, size, room) of the chunks in which to insert *count* rows, at most *most* a statement: there are *size*
+    rows for the *room* of the statement, whose sizes are few, so that statements stay prepared."""
+    most = min(most, _MOST_ROWS)
+    for start in range(0, count, most):
+        size = min(most, count - start)
+        room = most
+        while room // 2 >= size:
+            room //= 2
+        yield start, size, room
+
+
+@functools.lru_cache(maxsize=16)
+def _find_pages(room: int) -> str:
+    wanted = ",".join([f"({number},?)" for number in range(room)])
+    return (
+        f"WITH wanted (place, page) AS (SELECT * FROM (VALUES {wanted}) LIMIT ?)"
+        " SELECT group_concat(place), group_concat(id) FROM wanted CROSS JOIN gsc_page USING (page)"
+    )
 
 
 def _row_words(status: str, noted: int, counted: int) -> str:
@@ -587,10 +654,6 @@ def _row_words(status: str, noted: int, counted: int) -> str:
     if noted != counted:
         return f"{counted} rows where {noted} were published"
     return "numbers that were not published"
-
-
-def _segment(row: Row) -> Tuple[str, str, str]:
-    return row[3], row[4], row[5]
 
 
 def _marks(count: int) -> str:

@@ -1,0 +1,83 @@
+"""How many workers one site gets, when nobody says (``max_concurrency="auto"``).  Pure: no thread or clock.
+
+More workers help while the server gives each of them as much as before, and while the present ones can't use up the
+quota (Little's law: it takes as many as the paced budget times the time a slice takes).  So one is added at a time, as
+long as none has to wait for quota, the store keeps up, and the share of each holds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+#: Workers to begin with, and the most: each needs a few MB for the slice it is reading.
+FIRST, MOST = 3, 16
+
+#: Seconds of one look at how it goes, and the answers it needs at least; the same before one is taken away.
+_LOOK_SECONDS, _LOOK_ANSWERS = 1.5, 6
+_LONG_SECONDS, _LONG_ANSWERS = 5.0, 20
+
+#: The share of a worker holds while it is this part of what it was; how fast that is forgotten.
+_HOLDS, _FORGET = 0.7, 0.3
+
+#: Refusals as too fast in one look after which the number is cut, and what is left of it.
+_REFUSED, _CUT = 2, 0.6
+
+#: Seconds without trying more after one was taken away, and after refusals.
+_CONTENT, _CAREFUL = 20.0, 120.0
+
+
+class Seen(NamedTuple):
+    """What happened at a site between two looks.  ``bound``: more workers would not have helped, since one waited for
+    quota, answers waited for the store, or there was nothing more to ask for."""
+
+    answered: int
+    refused: int
+    bound: bool
+
+
+class Concurrency:
+    """One site's number of ``workers``.  Not thread-safe; *now* is monotonic seconds."""
+
+    def __init__(self, now: float, first: int = FIRST, most: int = MOST) -> None:
+        self.workers = min(first, most)
+        self._most = most
+        self._since = now
+        self._answered = self._refused = 0
+        self._bound = False
+        self._share: Optional[float] = None  # slices per second and worker
+        self._quiet_until = float("-inf")
+
+    def see(self, now: float, seen: Seen) -> None:
+        """Take note of what was *seen* since the last call, and now and then draw a conclusion."""
+        self._answered += seen.answered
+        self._refused += seen.refused
+        self._bound = self._bound or seen.bound
+        seconds = now - self._since
+        if self._refused >= _REFUSED:
+            # One burst too many is refused over several looks, and punished once.
+            self.workers = max(1, int(self.workers * _CUT)) if now >= self._quiet_until else self.workers
+            self._quiet_until = now + _CAREFUL
+            self._look_again(now)
+        elif seconds >= _LOOK_SECONDS and self._answered >= _LOOK_ANSWERS:
+            if self._bound:
+                self._look_again(now)
+            else:
+                self._conclude(now, seconds, self._answered / seconds / self.workers)
+
+    def _conclude(self, now: float, seconds: float, share: float) -> None:
+        if self._share is None or share >= _HOLDS * self._share:
+            self._share = share if self._share is None else self._share + _FORGET * (share - self._share)
+            if now >= self._quiet_until and self.workers < self._most:
+                self.workers += 1
+            self._look_again(now)
+        elif seconds >= _LONG_SECONDS and self._answered >= _LONG_ANSWERS:  # less may be chance: look for longer
+            if self.workers > 1 and now >= self._quiet_until:
+                self.workers -= 1
+                self._quiet_until = now + _CONTENT
+            self._share += _FORGET * (share - self._share)
+            self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        self._since = now
+        self._answered = self._refused = 0
+        self._bound = False

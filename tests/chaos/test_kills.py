@@ -1,0 +1,109 @@
+"""kill -9 at every boundary of every transaction, in storms, and at random instants.
+
+After each kill: no acknowledged slice is asked for again, and the truth at the end.  GSCTHREADS_KILLS=200 for more
+random ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import random
+
+import pytest
+
+from . import checks, small
+from .child import BOUNDARIES, Zygote
+
+KILLS = int(os.environ.get("GSCTHREADS_KILLS", "20"))
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sim():
+    with small.simulator(shuffle_ties="slice", latency_jitter=0.002) as running:
+        yield running
+
+
+def settings(sim, path, dates, **more):
+    return {
+        "sites": [small.SITE], "store": f"sqlite:///{path}", "credentials": sim.credentials(), "start": dates[-1],
+        "end": dates[0], "api_root": sim.url, "rate_limit_enabled": False, "batch_size": 3, **more,
+    }
+
+
+def statuses(path):
+    with checks.opened(path) as database:
+        return collections.Counter(status for status, in database.execute("SELECT status FROM gsc_runs"))
+
+
+def test_a_kill_at_any_boundary_of_a_transaction_loses_nothing_and_refetches_nothing(zygote, sim, tmp_path):
+    dates = small.days(4)
+    reached = []
+    # How many boundaries there are depends on how the workers' answers meet; the last ones are named instead.
+    ends = [{"die_in": f"store.{name}.{when}"} for name in ("prepare", "close") for when in ("before", "after")]
+    everywhere = itertools.chain(ends, ({"die_at": number} for number in itertools.count(1)))
+    for number, death in enumerate(everywhere):
+        path = tmp_path / f"{number}.db"
+        values = settings(sim, path, dates, max_concurrency=1, max_in_flight=1, batch_size=2)
+        ended = zygote.sync(values, limit=small.LIMIT, **death)
+        if ended.status is not None:
+            break
+        reached += ended.passed[-1:]
+        acknowledged, seen = checks.ledger(path, small.LIMIT), len(sim.log)
+        assert zygote.sync(values, limit=small.LIMIT).status == "complete", ended
+        assert not acknowledged.intersection(small.asked_since(sim, seen)), ended
+        small.assert_truth(sim, path, dates)
+    assert ended.status == "complete" and set(reached) == BOUNDARIES and len(reached) > 40, (ended.status, reached)
+    print(f"killed at {len(reached)} boundaries")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_storm_of_kills_each_a_few_boundaries_after_the_last_ends_with_the_truth(seed, zygote, sim, tmp_path):
+    dice, dates, path = random.Random(seed), small.days(12), tmp_path / "search.db"
+    order = dice.choice(("newest", "oldest"))
+    values = settings(sim, path, dates, max_concurrency=3, order=order, max_open_days=dice.choice((1, 2, 16)))
+    kills = 0
+    acknowledged = set()
+    while True:
+        seen = len(sim.log)
+        ended = zygote.sync(values, limit=small.LIMIT, die_at=dice.randint(5, 20))
+        assert not acknowledged.intersection(small.asked_since(sim, seen))
+        found = checks.ledger(path, small.LIMIT)
+        assert acknowledged <= found
+        acknowledged = found
+        if ended.status is not None:
+            break
+        kills += 1
+    assert ended.status == "complete" and kills > 3
+    small.assert_truth(sim, path, dates)
+    assert set(statuses(path)) == {"complete", "killed"}
+
+
+def test_kills_at_random_instants_lose_nothing_and_refetch_nothing(zygote, sim, tmp_path):
+    dice, dates = random.Random(KILLS), small.days(40)
+    kills = generation = 0
+    while kills < KILLS:
+        path = tmp_path / f"{generation}.db"
+        generation += 1
+        values = settings(sim, path, dates, max_concurrency=dice.choice((1, 3)), batch_size=dice.choice((1, 4, 20)))
+        acknowledged, status = set(), None
+        while status is None:
+            seen = len(sim.log)
+            status = zygote.sync(values, limit=small.LIMIT, die_after=dice.random() * 0.25).status
+            kills += status is None
+            assert not acknowledged.intersection(small.asked_since(sim, seen)), (generation, kills)
+            found = checks.ledger(path, small.LIMIT)
+            assert acknowledged <= found
+            acknowledged = found
+        assert status == "complete"
+        small.assert_truth(sim, path, dates)
+        assert set(statuses(path)) <= {"complete", "killed"}
