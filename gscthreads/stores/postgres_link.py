@@ -29,7 +29,7 @@ _DEFAULTS: Dict[str, Any] = {
     "keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
 }
 
-#: SQLSTATEs of a transaction that may simply be done again: serialization failure, deadlock, lock or statement time-out,
+#: SQLSTATEs of a transaction that may be done again: serialization failure, deadlock, lock or statement time-out,
 #: idle too long; the server shuts down, has crashed, starts, or has no connection to spare.
 _AGAIN = {"40001", "40P01", "55P03", "57014", "25P03", "57P01", "57P02", "57P03", "57P05", "53300"}
 
