@@ -121,6 +121,16 @@ class Server:
         _run(self.url("postgres"), f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def schema(self):
+        """The URL of a new empty schema: cheaper."""
+        return f"{self.url('postgres')}&schema=gsct_{next(self._names)}"
+
+    def cut(self, url):
+        """End all connections to the database of *url* from the server's side; how many."""
+        name = urllib.parse.urlsplit(url).path[1:]
+        return _run(self.url("postgres"), "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    f" WHERE datname = '{name}' AND pid <> pg_backend_pid()")
+
     def close(self):
         self.stop(signal.SIGQUIT)
         self._log.close()
@@ -139,6 +149,8 @@ class Given:
         self._made.append(schema)
         return f"{self._url}{'&' if '?' in self._url else '?'}schema={schema}"
 
+    schema = database
+
     def close(self):
         for schema in self._made:
             _run(self._url, f"DROP SCHEMA IF EXISTS {schema} CASCADE")
@@ -155,12 +167,22 @@ def _run(url, statement):
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
-        connection.cursor().execute(statement)
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        return cursor.fetchone()[0] if cursor.description else None
     finally:
         connection.close()
 
 
 _shared = None
+
+
+def own_server():
+    """A server of our own, which may be stopped and started; skips (fails in CI) when there can't be one."""
+    found = server()
+    if not isinstance(found, Server):
+        pytest.skip(f"{URL} names a server that is not ours to stop")
+    return found
 
 
 def server():

@@ -58,7 +58,7 @@ class PostgresPlace:
     def __init__(self, folder):
         from tests import postgres_server
 
-        self.url = postgres_server.server().database()
+        self.url = postgres_server.server().schema()
 
     def store(self):
         return open_store(self.url)
@@ -221,7 +221,8 @@ def test_a_reader_sees_the_old_day_until_the_new_one_is_committed(place, store):
 
 
 LIFETIME = (
-    "SELECT page, clicks, impressions, first_seen, last_seen, days_seen, round(CAST(position AS NUMERIC), 9) FROM gsc_page_lifetime"
+    "SELECT page, clicks, impressions, first_seen, last_seen, days_seen, round(CAST(position AS NUMERIC), 9)"
+    " FROM gsc_page_lifetime"
 )
 AGAIN = (
     "SELECT page, sum(clicks), sum(impressions), min(date), max(date), count(*),"
