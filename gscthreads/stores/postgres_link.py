@@ -33,7 +33,10 @@ _DEFAULTS: Dict[str, Any] = {
 #: idle too long; the server shuts down, has crashed, starts, or has no connection to spare.
 _AGAIN = {"40001", "40P01", "55P03", "57014", "25P03", "57P01", "57P02", "57P03", "57P05", "53300"}
 
-#: Disk full, out of memory for relations on disk, file size or quota exceeded.
+#: What psycopg2 makes of a connection that broke.
+_BREAKS = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.DatabaseError)
+
+#: Disk full.
 _FULL = {"53100"}
 
 
@@ -199,12 +202,12 @@ class Link:
             return StoreLost(f"{self.label}: {words}")
         if state in ("42501", "25006"):  # privilege, read-only transaction
             return StoreError(f"{self.label}: {words}; grant the role what docs/postgres.md lists, or take another one")
-        connection = self._connection
-        if isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)):
-            if connection is not None and connection.closed:
-                return StoreLost(f"the connection to {self.label} broke: {words}")
-            if connection is None and not _hopeless(words):
-                return StoreLost(f"can't reach {self.label}: {words}")
+        # Without a code it is libpq that complains: psycopg2 doesn't always see that the connection is gone.
+        broken = not state and type(error) in _BREAKS
+        if self._connection is not None and (self._connection.closed or broken):
+            return StoreLost(f"the connection to {self.label} broke: {words}")
+        if self._connection is None and isinstance(error, psycopg2.OperationalError) and not _hopeless(words):
+            return StoreLost(f"can't reach {self.label}: {words}")
         return StoreError(f"{self.label}: {words}")
 
 

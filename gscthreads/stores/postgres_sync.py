@@ -63,6 +63,10 @@ class PostgresLedger(QuotaLedger):
         self._link.in_transaction = False
         return found
 
+    def interrupt(self) -> None:
+        if self._link.waiting() > 0.2:
+            self._link.interrupt()
+
     def close(self) -> None:
         with contextlib.suppress(StoreError):
             self._link.forget()
