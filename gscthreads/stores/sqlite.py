@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import itertools
-import operator
 import os
 import shutil
 import socket
@@ -30,7 +28,9 @@ from .base import (
     Park,
     RunFigures,
     Store,
+    row_words,
 )
+from .layout import laid_out
 from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
@@ -329,31 +329,12 @@ class SQLiteStore(Store):
         self._connection().execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
 
     def _columns(self, dataset: Dataset, rows: Rows) -> List[_Column]:
-        """page, rank, query, segment, clicks, impressions, ctr and position, in the order of gsc_fact's key, so that
-        the table is written as if appended to: dense pages, no searching."""
+        """page, rank, query, segment, clicks, impressions, ctr and position of *rows*, in the order of gsc_fact's key:
+        dense pages, no searching."""
         ids = self._page_ids(rows.pages) if "page" in dataset.report.dimensions else [0]
-        counts = rows.counts
-        segments = self._segment_column(rows)
-        columns: List[Optional[Sequence[Any]]] = [
-            rows.query, segments, rows.clicks, rows.impressions, rows.ctr, rows.position
-        ]
-        groups = sorted(range(len(ids)), key=ids.__getitem__)
-        if groups != list(range(len(ids))):
-            starts = list(itertools.accumulate(counts, initial=0))
-            take = operator.itemgetter(
-                *itertools.chain.from_iterable([range(starts[group], starts[group + 1]) for group in groups])
-            )
-            columns = [None if column is None else take(column) for column in columns]
-            ids = [ids[group] for group in groups]
-            counts = [counts[group] for group in groups]
-        pages: Optional[List[int]] = None if ids == [0] else ids
-        ranks: Optional[List[int]] = None
-        if rows.kept != len(ids):
-            pages = pages and list(itertools.chain.from_iterable(map(itertools.repeat, ids, counts)))
-            ranks = list(itertools.chain.from_iterable([range(1, count + 1) for count in counts]))
+        page, rank, query, segment, *numbers = laid_out(rows, ids, self._segment_column(rows))
         return [
-            _column(pages, "0"), _column(ranks, "1"), _column(columns[0]), _column(columns[1], "0"),
-            *map(_column, columns[2:]),
+            _column(page, "0"), _column(rank, "1"), _column(query), _column(segment, "0"), *map(_column, numbers)
         ]
 
     def _insert(self, into: str, fixed: Tuple[int, ...], columns: Sequence[_Column]) -> int:
@@ -534,7 +515,7 @@ class SQLiteStore(Store):
         )
         number = found[0] if found else (0,)
         flaws = [
-            Flaw("rows", dataset, dt.date.fromisoformat(date), _row_words(status, noted, counted))
+            Flaw("rows", dataset, dt.date.fromisoformat(date), row_words(status, noted, counted))
             for date, status, noted, counted in self.read(schema.AUDIT_DAYS, number)
         ]
         known = {flaw.date for flaw in flaws}
@@ -646,18 +627,6 @@ def _find_pages(room: int) -> str:
         f"WITH wanted (place, page) AS (SELECT * FROM (VALUES {wanted}) LIMIT ?)"
         " SELECT group_concat(place), group_concat(id) FROM wanted CROSS JOIN gsc_page USING (page)"
     )
-
-
-def _row_words(status: str, noted: int, counted: int) -> str:
-    if status in (OPEN, FAILED):
-        return f"{counted} rows of a day that is {status}"
-    if noted != counted:
-        return f"{counted} rows where {noted} were published"
-    return "numbers that were not published"
-
-
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
 
 
 def _now() -> str:
