@@ -1,6 +1,7 @@
 """gscthreads.contrib.django in a small real project (tests/django_project), with the Django of this interpreter.
 
-tests/django_matrix.sh runs this file with others.  The project's own tests (shop/tests.py) are run by ``manage.py test``.
+tests/django_matrix.sh runs this file with others.  The project's own tests (shop/tests.py) are run by
+``manage.py test``.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def test_the_store_may_come_before_migrate(project):
     project.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--quiet")
     assert "gscthreads.0001_initial... OK" in project.manage("migrate")[0]
     assert project.read("SELECT count(*) FROM gsc_days") == [(4,)]
-    assert json.loads(project.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--json")[0].splitlines()[-1])["calls"] == 0
+    out, _ = project.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--json")
+    assert json.loads(out.splitlines()[-1])["calls"] == 0
 
 
 def test_migrate_lifts_an_older_schema(project):
@@ -150,7 +152,7 @@ def test_commands_sync_and_show_with_the_command_lines_options_and_statuses(proj
     project.manage("gsc_verify", "--pages=0", "--repair")
     project.manage("gsc_verify", "--pages=5")
     cli = [sys.executable, "-m", "gscthreads", "status", "--json", "--store", f"sqlite:///{project.database}"]
-    done = subprocess.run(cli, cwd=str(ROOT), stdout=subprocess.PIPE, check=True)  # the command line knows the file again
+    done = subprocess.run(cli, cwd=str(ROOT), stdout=subprocess.PIPE, check=True)  # which knows the file again
     assert len(json.loads(done.stdout.decode())["datasets"]) == 2
 
 
@@ -259,7 +261,8 @@ def test_a_vendored_copy_is_the_same_app(tmp_path, sim):
     out, _ = project.manage("gsc_sync", "--start", "-4d", "--end=-3d")
     assert "complete: 4 days" in out
     assert "All is well" in project.manage("gsc_verify", "--pages=2")[0]
-    project.test("Rows", "AdminPages", "Settings", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+    project.test("Rows.test_models_read_what_was_synced", "AdminPages.test_lists_and_details", "Settings",
+                 PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
 
 
 def test_two_copies_as_apps_are_refused_by_django(tmp_path, sim):
@@ -281,4 +284,4 @@ def test_another_label_for_projects_that_have_a_gscthreads_already(project):
     assert "no issues" in project.manage("check")[0]
     assert "search_console.0001_initial... OK" in project.manage("migrate")[0]
     assert "No changes" in project.manage("makemigrations", "--check", "--dry-run")[0]
-    project.test("AdminPages", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+    project.test("AdminPages.test_lists_and_details", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))

@@ -6,9 +6,8 @@ and closes it.  Where that place is, is asked of Django when the store is made: 
 
 from __future__ import annotations
 
-import importlib
 import urllib.parse
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 from django.db import connections, transaction
 from django.db.utils import ConnectionDoesNotExist
@@ -46,11 +45,11 @@ def store(alias: str) -> Store:
         return SQLiteStore(_sqlite_path(alias, connection), shared=True)
     if connection.vendor == "postgresql":
         try:
-            postgres: Any = importlib.import_module("...stores.postgres", __package__)
+            from ...stores.postgres import PostgresStore
         except ImportError as error:
-            raise ConfigError(f"a store in Postgres is not to be had: {error}; pip install psycopg2-binary") from error
-        made: Store = postgres.PostgresStore(_connector(alias))
-        return made
+            raise ConfigError(f"a store in Postgres needs psycopg2, also beside psycopg 3 ({error}):"
+                              " pip install psycopg2-binary") from error
+        return PostgresStore(_connector(alias), label=f"the database {alias!r}")
     raise ConfigError(
         f"the database {alias!r} is {connection.display_name}; a store needs SQLite or Postgres."
         "  Name another alias as DATABASE, or give STORE a URL"
@@ -68,28 +67,17 @@ def _sqlite_path(alias: str, connection: Any) -> str:
 
 def _connector(alias: str) -> Callable[[], Any]:
     """A function that makes a new psycopg2 connection to the database *alias*, in whatever thread calls it."""
-    held: List[Any] = []
 
     def connect() -> Any:
-        own = connections[alias].copy()  # the thread's own: the settings of now, nothing of the request's state
-        if "psycopg2" not in own.Database.__name__:
-            return _connect_psycopg2(own)
-        own.ensure_connection()
-        held[:] = [own]  # Django's wrapper lives as long as the connection it made
-        return own.connection
+        wrapper = connections[alias].copy()  # the settings of now, nothing of the request's state
+        parameters = wrapper.get_connection_params()
+        if "psycopg2" in wrapper.Database.__name__:  # as Django makes it, but with psycopg2's own errors
+            return wrapper.get_new_connection(parameters)
+        import psycopg2
+
+        return psycopg2.connect(**{name: value for name, value in parameters.items() if name not in _NOT_PSYCOPG2})
 
     return connect
-
-
-def _connect_psycopg2(wrapper: Any) -> Any:
-    """Where Django itself uses psycopg 3: the same place by psycopg2."""
-    try:
-        import psycopg2
-    except ImportError:
-        raise ConfigError("Django uses psycopg 3 here; gscthreads needs psycopg2 beside it: "
-                          "pip install psycopg2-binary") from None
-    parameters: Dict[str, Any] = wrapper.get_connection_params()
-    return psycopg2.connect(**{name: value for name, value in parameters.items() if name not in _NOT_PSYCOPG2})
 
 
 def refuse_atomic(alias: str) -> None:

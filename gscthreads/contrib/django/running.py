@@ -35,12 +35,12 @@ def refuse_atomic(overrides: Mapping[str, Any]) -> None:
 def sync_config(overrides: Mapping[str, Any]) -> SyncConfig:
     """The settings with *overrides*, which are keys in lower case; None stands for "as the settings say"."""
     values = merged(overrides)
-    values["store"] = make_store(overrides)
-    values.pop("database", None)
     if values.get("credentials") is None:
         raise ConfigError("no credentials: set GSCTHREADS['CREDENTIALS'], or give --credentials")
     if not values.get("sites"):
         raise ConfigError("no sites: set GSCTHREADS['SITES'], or give --site")
+    values["store"] = make_store(overrides)
+    values.pop("database", None)
     return SyncConfig(**values)
 
 

@@ -43,11 +43,7 @@ TEMPLATES = [{
 
 
 def _sqlite(name):
-    return {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(BASE_DIR / name),
-        "ATOMIC_REQUESTS": bool(os.environ.get("PROJECT_ATOMIC_REQUESTS")),
-    }
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(BASE_DIR / name)}
 
 
 DATABASES = {"default": _sqlite("project.sqlite3"), "search": _sqlite("search.sqlite3")}
@@ -55,6 +51,7 @@ if "PROJECT_TEST_DATABASE" in os.environ:  # Django's own choice is a database i
     DATABASES["default"]["TEST"] = {"NAME": os.environ["PROJECT_TEST_DATABASE"]}
 if "PROJECT_POSTGRES" in os.environ:
     DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", **json.loads(os.environ["PROJECT_POSTGRES"])}
+DATABASES["default"]["ATOMIC_REQUESTS"] = bool(os.environ.get("PROJECT_ATOMIC_REQUESTS"))
 
 GSCTHREADS = {
     "SITES": ["sc-domain:example.com"],

@@ -52,7 +52,7 @@ class Settings(SimpleTestCase):
             ({"credential": "x"}, "E002", "Did you mean 'CREDENTIALS'?", "'credential'"),
             ({"XYZZY": 1}, "E002", "Known are ", "'XYZZY'"),
             ({"DATABASE": "default", "STORE": "sqlite:///x.db"}, "E003", "Keep DATABASE", "both"),
-            ({"MAX_CONCURRENCY": 99}, "E004", "", "max_concurrency must be a whole number from 1 to 64"),
+            ({"MAX_CONCURRENCY": 99}, "E004", "", "a whole number from 1 to 64"),
             ({"SITES": "sc-domain:example.com"}, "E004", "", "sites must be a list"),
             ({"REPORTS": ["page,colour"]}, "E004", "", "colour"),
             ({"BACKOFF_BASE": 90.0}, "E004", "", "backoff_cap"),
@@ -79,7 +79,8 @@ class Settings(SimpleTestCase):
     def test_mistakes_are_told_by_sync_as_well(self):
         for values, words in (
             ({"SITE": ["a"]}, "unknown key 'SITE'.*SITES"), ({"CREDENTIALS": None}, "no credentials"),
-            ({"SITES": None}, "no sites"), ({"BATCH_SIZE": 0}, "batch_size"), ({"DATABASE": "serach"}, "none of DATAB"),
+            ({"SITES": None}, "no sites"), ({"DATABASE": "serach"}, "none of DATABASES"),
+            ({"STORE": "sqlite:///x.db", "BATCH_SIZE": 0}, "batch_size"),
         ):
             with self.subTest(values=values), changed(**values):
                 with self.assertRaisesRegex(errors.ConfigError, words):
