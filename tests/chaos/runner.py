@@ -211,10 +211,14 @@ class _Chaos:
         if not plan.faults:  # the last round, without excuses
             return
         for _ in range(dice.randrange(4)):
-            self.seams.at(dice.choice(points), dice.randint(2, 12), lambda words: self.server.cut(self.path))
+            self.seams.at(dice.choice(points), dice.randint(2, 12), lambda words: self.cut())
         restart = self.restart = threading.Event()
         if dice.random() < 0.3:
             self.seams.at(dice.choice(points), dice.randint(2, 8), lambda words: restart.set())
+
+    def cut(self) -> None:
+        with contextlib.suppress(self.server.Error):  # it is being restarted
+            self.server.cut(self.path)
 
     def change(self, age: int) -> None:
         rows = [(f"https://example.com/changed/{number}", f"query {self.seen}", "usa", "MOBILE", 1, 5 + number, 2.0)
