@@ -237,16 +237,22 @@ class Coordinator:
         discard = result.status == FAILED and not self._may_hold_rows
         try:
             if self._run_id is not None:
-                self._store.rollback()
-                self._store.begin(self._halt)
-                self._store.save_run(self._run_id, self._figures(result.status), ended=True)
-                self._store.commit()
+                try:
+                    self._note_end(self._run_id, result)
+                except StoreLost:  # a connection that broke is found out only by its next use
+                    self._note_end(self._run_id, result)
         except LeaseLost:
             pass  # who took over has noted it
         except Exception:  # the run's own outcome matters more
             logger.warning("could not note the end of the run", exc_info=True)
         self._store.close(discard=discard)
         return result
+
+    def _note_end(self, run_id: int, result: Result) -> None:
+        self._store.rollback()
+        self._store.begin(self._halt)
+        self._store.save_run(run_id, self._figures(result.status), ended=True)
+        self._store.commit()
 
     # -- leasing
 

@@ -49,6 +49,8 @@ def _binaries():
 class Server:
     """A server of our own.  To be started from the main thread: it ends with the thread that started it."""
 
+    Error = psycopg2.Error
+
     def __init__(self):
         binaries = _binaries()
         if binaries is None:

@@ -212,6 +212,7 @@ class PostgresStore(Store):
         """*attempt* until it neither loses the connection nor meets a lock.  Raises Halted, or StoreLost when patience
         ends."""
         deadline = time.monotonic() + PATIENCE
+        pause = 0.0  # a connection that broke is found out only by its next use: the first time proves nothing
         while True:
             try:
                 return attempt()
@@ -219,8 +220,9 @@ class PostgresStore(Store):
                 self._link.rollback()
                 if time.monotonic() > deadline:
                     raise
-                if self._wait(0.1):
+                if pause and self._wait(pause):
                     raise Halted from error
+                pause = 0.1
 
     def _wait(self, seconds: float) -> bool:
         if self._halt is None:
