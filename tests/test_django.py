@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ class Project:
         credentials.write_text(json.dumps(sim.credentials()))
         credentials.chmod(0o600)
         self.database = self.folder / "project.sqlite3"
+        self.url = f"sqlite:///{self.database}"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("GSCTHREADS", "DJANGO"))},
             "PYTHONPATH": str(python_path), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "default",
@@ -69,18 +71,52 @@ class Project:
         return self.run("manage.py", *words, **more)
 
     def test(self, *names, **environment):
+        """The project's own tests, in a test database that isn't in memory."""
+        environment = {"PROJECT_TEST_DATABASE": str(self.folder / "test.sqlite3"), **environment}
         _, err = self.manage("test", "-v1", *[f"shop.tests.{name}" for name in names], **environment)
         assert "OK" in err, err
         assert not re.search(r"(ResourceWarning|RuntimeWarning|RemovedIn\w+Warning).*\n.*gscthreads", err), err
 
     def read(self, statement, database=None):
-        with contextlib.closing(sqlite3.connect(str(database or self.database))) as connection:
+        with contextlib.closing(sqlite3.connect(str(database or self.database))) as connection, connection:
             return connection.execute(statement).fetchall()
+
+
+class PostgresProject(Project):
+    """A copy of the project with its data in Postgres."""
+
+    def __init__(self, folder, sim, **settings):
+        import psycopg2
+
+        from tests import postgres_server
+
+        if django.VERSION < (3, 1) and psycopg2.__version__ >= "2.9":
+            pytest.skip("this Django needs psycopg2 before 2.9: pip install 'psycopg2-binary<2.9'")
+        super().__init__(folder, sim, **settings)
+        self.url = postgres_server.own_server().database()
+        parts = urllib.parse.urlsplit(self.url)
+        options = dict(urllib.parse.parse_qsl(parts.query))
+        self.environment["PROJECT_POSTGRES"] = json.dumps({
+            "NAME": parts.path[1:], "USER": parts.username, "HOST": options["host"],
+            "OPTIONS": {"application_name": "the project"},
+        })
+
+    def read(self, statement):
+        import psycopg2
+
+        with contextlib.closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture
 def project(tmp_path, sim):
     return Project(tmp_path, sim)
+
+
+@pytest.fixture(params=[Project, PostgresProject], ids=["sqlite", "postgres"])
+def either(request, tmp_path, sim):
+    return request.param(tmp_path, sim)
 
 
 def truth(sim, start, end):
@@ -93,25 +129,29 @@ def truth(sim, start, end):
 # -- migrate
 
 
-def test_checks_and_migrations_are_clean(project):
-    assert "no issues" in project.manage("check")[0]
-    assert "No changes" in project.manage("makemigrations", "--check", "--dry-run")[0]
-    assert "gscthreads.0001_initial... OK" in project.manage("migrate")[0]
+def test_checks_and_migrations_are_clean(either):
+    assert "no issues" in either.manage("check")[0]
+    assert "No changes" in either.manage("makemigrations", "--check", "--dry-run")[0]
+    assert "gscthreads.0001_initial... OK" in either.manage("migrate")[0]
+    assert either.read("SELECT count(*) FROM gsc_keyed_runs") == [(0,)]
+    assert "No migrations to apply" in either.manage("migrate")[0]
+    assert "No changes" in either.manage("makemigrations", "--check", "--dry-run")[0]
+    either.manage("migrate", "gscthreads", "zero")
+    either.manage("migrate")
+    assert either.manage("gsc_status")[0].startswith("No days yet.")
+
+
+def test_migrate_leaves_the_header_of_a_sqlite_file_to_the_project(project):
+    project.manage("migrate", "-v0")
     assert project.read("PRAGMA journal_mode") == [("delete",)], "the file's mode is changed by a sync, not before"
-    assert project.read("PRAGMA user_version") == [(0,)]
-    assert project.read("SELECT count(*) FROM gsc_keyed_runs") == [(0,)]
-    assert "No migrations to apply" in project.manage("migrate")[0]
-    assert "No changes" in project.manage("makemigrations", "--check", "--dry-run")[0]
-    project.manage("migrate", "gscthreads", "zero")
-    project.manage("migrate")
-    assert project.manage("gsc_status")[0].startswith("No days yet.")
+    assert project.read("PRAGMA user_version") == project.read("PRAGMA application_id") == [(0,)]
 
 
-def test_the_store_may_come_before_migrate(project):
-    project.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--quiet")
-    assert "gscthreads.0001_initial... OK" in project.manage("migrate")[0]
-    assert project.read("SELECT count(*) FROM gsc_days") == [(4,)]
-    out, _ = project.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--json")
+def test_the_store_may_come_before_migrate(either):
+    either.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--quiet")
+    assert "gscthreads.0001_initial... OK" in either.manage("migrate")[0]
+    assert either.read("SELECT count(*) FROM gsc_days") == [(4,)]
+    out, _ = either.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--json")
     assert json.loads(out.splitlines()[-1])["calls"] == 0
 
 
@@ -128,32 +168,28 @@ def test_migrate_lifts_an_older_schema(project):
 # -- the commands
 
 
-def test_commands_sync_and_show_with_the_command_lines_options_and_statuses(project, sim):
-    project.manage("migrate", "-v0")
-    out, _ = project.manage("gsc_sync", "--dry-run", "--start", "-12d", "--end=-3d")
-    assert "In all 20 days" in out and project.read("SELECT count(*) FROM gsc_days") == [(0,)]
-    out, _ = project.manage("gsc_sync", "--start", "-12d", "--end=-3d")
+def test_commands_sync_show_and_verify(either, sim):
+    either.manage("migrate", "-v0")
+    out, _ = either.manage("gsc_sync", "--dry-run", "--start", "-12d", "--end=-3d")
+    assert "In all 20 days" in out and either.read("SELECT count(*) FROM gsc_days") == [(0,)]
+    out, _ = either.manage("gsc_sync", "--start", "-12d", "--end=-3d")
     assert "complete: 20 days" in out
-    assert project.read("SELECT count(*) FROM gsc_performance") == [(truth(sim, 12, 3),)]
-    assert project.read("PRAGMA journal_mode") == [("wal",)]
-    assert project.read("SELECT count(*) FROM auth_user") == [(0,)]
-    out, err = project.manage("gsc_sync", "--start", "-12d", "--end=-3d", "--verbosity=0")
+    assert either.read("SELECT count(*) FROM gsc_performance") == [(truth(sim, 12, 3),)]
+    assert either.read("SELECT count(*) FROM auth_user") == [(0,)]
+    out, err = either.manage("gsc_sync", "--start", "-12d", "--end=-3d", "--verbosity=0")
     assert (out, err) == ("", "")
-    _, err = project.manage("gsc_sync", "--start", "-13d", "--end=-3d", "--verbosity=3")
+    _, err = either.manage("gsc_sync", "--start", "-13d", "--end=-3d", "--verbosity=3")
     assert "DEBUG gscthreads" in err
-    out, _ = project.manage("gsc_status", "--json")
+    out, _ = either.manage("gsc_status", "--json")
     assert json.loads(out)["datasets"][0]["final"] == 11
-    out, _ = project.manage("gsc_verify", "--pages=5")
-    assert "All is well" in out
-    with contextlib.closing(sqlite3.connect(str(project.database))) as database, database:
-        database.execute("UPDATE gsc_fact SET clicks = clicks + 1 WHERE day = 1")
-    _, err = project.manage("gsc_verify", "--pages=0", status=1)
+    either.read("UPDATE gsc_fact SET clicks = clicks + 1 WHERE day = 1")
+    _, err = either.manage("gsc_verify", "--pages=0", status=1)
     assert "not right" in err
-    project.manage("gsc_verify", "--pages=0", "--repair")
-    project.manage("gsc_verify", "--pages=5")
-    cli = [sys.executable, "-m", "gscthreads", "status", "--json", "--store", f"sqlite:///{project.database}"]
-    done = subprocess.run(cli, cwd=str(ROOT), stdout=subprocess.PIPE, check=True)  # which knows the file again
-    assert len(json.loads(done.stdout.decode())["datasets"]) == 2
+    either.manage("gsc_verify", "--pages=0", "--repair")
+    assert "All is well" in either.manage("gsc_verify", "--pages=5")[0]
+    done = subprocess.run([sys.executable, "-m", "gscthreads", "status", "--json", "--store", either.url],
+                          cwd=str(ROOT), stdout=subprocess.PIPE, check=True)
+    assert len(json.loads(done.stdout.decode())["datasets"]) == 2, "the command line reads the project's database too"
 
 
 def test_statuses_of_failures(project):
@@ -204,24 +240,26 @@ def test_starting_django_starts_nothing_and_connects_to_nothing(project):
 
 
 def test_settings_and_a_test_database_in_memory(project):
-    project.test("Settings", "Memory", "MemoryOutside")
+    project.test("Settings", "Memory", "MemoryOutside", PROJECT_TEST_DATABASE="")
 
 
-def test_rows_and_admin_pages_in_a_test_database_of_its_own(project):
-    project.test("Rows", "Again", "AdminPages", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
-    assert not project.database.exists() or not project.read("SELECT * FROM sqlite_master WHERE name LIKE 'gsc_%'")
+def test_rows_and_admin_pages_in_a_test_database_of_its_own(either):
+    either.test("Rows", "Again", "AdminPages")
+    assert not either.read("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'gsc_%'"
+                           if isinstance(either, PostgresProject) else
+                           "SELECT name FROM sqlite_master WHERE name LIKE 'gsc_%'")
 
 
 def test_a_test_database_made_without_migrations(project):
     """As pytest-django's --nomigrations makes it."""
     with open(str(project.folder / "project" / "settings.py"), "a") as settings:
         settings.write('\nMIGRATION_MODULES = {"gscthreads": None, "shop": None, "auth": None, "admin": None}\n')
-    project.test("Rows", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+    project.test("Rows.test_models_read_what_was_synced")
 
 
 @pytest.mark.parametrize("atomic", ["", "1"])
-def test_a_sync_in_a_view(project, atomic):
-    project.test("Requests", PROJECT_ATOMIC_REQUESTS=atomic, PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+def test_a_sync_in_a_view(either, atomic):
+    either.test("Requests", PROJECT_ATOMIC_REQUESTS=atomic)
 
 
 def test_another_database_needs_no_router(tmp_path, sim):
@@ -237,7 +275,7 @@ def test_another_database_needs_no_router(tmp_path, sim):
     assert not project.read("SELECT 1 FROM sqlite_master WHERE name LIKE 'gsc_%'")
     with open(str(project.folder / "project" / "settings.py"), "a") as settings:
         settings.write('\nDATABASES["search"]["TEST"] = {"NAME": str(BASE_DIR / "test_search.sqlite3")}\n')
-    project.test("OtherDatabase", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+    project.test("OtherDatabase")
 
 
 # -- copied into a project
@@ -261,8 +299,7 @@ def test_a_vendored_copy_is_the_same_app(tmp_path, sim):
     out, _ = project.manage("gsc_sync", "--start", "-4d", "--end=-3d")
     assert "complete: 4 days" in out
     assert "All is well" in project.manage("gsc_verify", "--pages=2")[0]
-    project.test("Rows.test_models_read_what_was_synced", "AdminPages.test_lists_and_details", "Settings",
-                 PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+    project.test("Rows.test_models_read_what_was_synced", "AdminPages.test_lists_and_details", "Settings")
 
 
 def test_two_copies_as_apps_are_refused_by_django(tmp_path, sim):
@@ -284,4 +321,4 @@ def test_another_label_for_projects_that_have_a_gscthreads_already(project):
     assert "no issues" in project.manage("check")[0]
     assert "search_console.0001_initial... OK" in project.manage("migrate")[0]
     assert "No changes" in project.manage("makemigrations", "--check", "--dry-run")[0]
-    project.test("AdminPages.test_lists_and_details", PROJECT_TEST_DATABASE=str(project.folder / "test.sqlite3"))
+    project.test("AdminPages.test_lists_and_details")

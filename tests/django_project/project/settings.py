@@ -47,7 +47,7 @@ def _sqlite(name):
 
 
 DATABASES = {"default": _sqlite("project.sqlite3"), "search": _sqlite("search.sqlite3")}
-if "PROJECT_TEST_DATABASE" in os.environ:  # Django's own choice is a database in memory
+if os.environ.get("PROJECT_TEST_DATABASE"):  # Django's own choice is a database in memory
     DATABASES["default"]["TEST"] = {"NAME": os.environ["PROJECT_TEST_DATABASE"]}
 if "PROJECT_POSTGRES" in os.environ:
     DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", **json.loads(os.environ["PROJECT_POSTGRES"])}
