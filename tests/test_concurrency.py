@@ -1,4 +1,4 @@
-"""How many workers auto settles on, against simulated servers of different lanes, latencies, budgets and burst limits."""
+"""How many workers auto settles on, against simulated servers of many lanes, latencies, budgets and burst limits."""
 
 from __future__ import annotations
 
