@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) -> int:
     """Run one command; its exit status."""
     parser = _parser(prog or _prog())
-    args = parser.parse_args(_with_relative_dates(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(with_relative_dates(sys.argv[1:] if argv is None else argv))
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
@@ -84,7 +84,7 @@ def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) ->
         return 3
 
 
-def _with_relative_dates(words: Sequence[str]) -> List[str]:
+def with_relative_dates(words: Sequence[str]) -> List[str]:
     """``--start -30d`` as ``--start=-30d``: argparse takes what begins with a dash for an option."""
     joined: List[str] = []
     for word in words:
@@ -117,7 +117,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         made.add_argument("-v", "--verbose", action="count", default=0, help="log more to stderr; twice for every call")
         return made
 
-    _sync_options(
+    sync_options(
         command("sync", _sync, "copy search traffic into a database", epilog=_EXITS,
                 description=_SYNC.format(prog=f"{prog} sync"))
     )
@@ -125,7 +125,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _store_option(status)
     status.add_argument("--site", action="append", help="only this site (repeatable)")
     status.add_argument("--json", action="store_true", help="print one JSON object instead")
-    _verify_options(
+    verify_options(
         command("verify", _verify, "prove that a copy is right, and repair it", description=_VERIFY.format(
             prog=f"{prog} verify"), epilog=_VERIFY_EXITS)
     )
@@ -159,7 +159,8 @@ def _api_options(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     parser.add_argument("--ca-bundle", metavar="FILE", help="CA certificates to trust")
 
 
-def _sync_options(parser: argparse.ArgumentParser) -> None:
+def sync_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``sync``: one for each setting that text can give."""
     parser.add_argument("--site", action="append", required=True, metavar="SITE", dest="sites",
                         help="sc-domain:example.com or https://www.example.com/ (repeatable)")
     days = "YYYY-MM-DD, yesterday, -30d (days ago) or 16m (months ago), Pacific dates"
@@ -191,7 +192,8 @@ def _sync_options(parser: argparse.ArgumentParser) -> None:
             tuning.add_argument(flag, action="store_true", help=rules["help"])
 
 
-def _verify_options(parser: argparse.ArgumentParser) -> None:
+def verify_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``verify``."""
     _store_option(parser)
     _api_options(parser, required=False)
     parser.add_argument("--site", action="append", dest="sites", help="only this site (repeatable)")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Union
+
 from ..errors import ConfigError
 from .base import Store
 
 
-def open_store(url: str) -> Store:
+def open_store(url: Union[str, Store]) -> Store:
     """The store that *url* names, not opened yet: ``sqlite:///file.db`` (``sqlite:////absolute/file.db``), or
     ``postgresql://user:password@host/database`` (``?schema=name``, and libpq's own parameters).
 
-    Raises ConfigError for anything else.
+    A Store is itself.  Raises ConfigError for anything else.
     """
+    if isinstance(url, Store):
+        return url
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite":
         path = rest[1:] if rest.startswith("/") else ""

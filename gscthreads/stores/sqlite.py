@@ -47,10 +47,15 @@ _REMEMBERED_PAGES = 100_000
 
 
 class SQLiteStore(Store):
-    """A store in the file *path*."""
+    """A store in the file *path*.
 
-    def __init__(self, path: str) -> None:
+    *shared*: the file may hold another program's tables, beside which ours are made (each name begins with ``gsc_``).
+    A file that was once shared is known again without being told.
+    """
+
+    def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
+        self.shared = shared
         self.created = False
         self._sync = SyncFile(path)
         self._sync_created = False
@@ -79,7 +84,8 @@ class SQLiteStore(Store):
                 else:
                     self._db = self._connect()
                     self._db.execute("PRAGMA query_only = ON")
-                    self._check_ours()
+                    if not self._check_ours():
+                        raise StoreMissing(f"{self.path} holds nothing of gscthreads yet; run a sync first")
         except BaseException:
             self.close(discard=True)
             raise
@@ -88,7 +94,7 @@ class SQLiteStore(Store):
         self._sync_created = not os.path.exists(self._sync.path)
         with self._sync.alone():
             self._run_lock = RunLock(self.path)  # first: who is about to discard the database looks for it
-            self.created = not os.path.exists(self.path)
+            self.created = not self.shared and not os.path.exists(self.path)
             self._db = self._connect()
             self._migrate()
 
@@ -146,12 +152,19 @@ class SQLiteStore(Store):
         return database
 
     def _check_ours(self) -> int:
-        """The schema version of the file, 0 when it is empty; StoreError when it is somebody else's."""
+        """The schema version of the file, 0 when it has no tables of ours; StoreError when it is somebody else's."""
         application = self._one("PRAGMA application_id")
         version = int(self._one("PRAGMA user_version"))
         if application != schema.APPLICATION_ID:
-            if application or version or self._one("SELECT count(*) FROM sqlite_master"):
+            if self._one("SELECT count(*) FROM sqlite_master WHERE name = 'gsc_meta'"):
+                self.shared = True
+                version = int(self._one("SELECT coalesce(max(version), 0) FROM gsc_meta"))
+            elif self.shared:
+                version = 0
+            elif application or version or self._one("SELECT count(*) FROM sqlite_master"):
                 raise StoreError(f"{self.path} is another program's database; choose another file")
+        else:
+            self.shared = False
         if version > len(schema.MIGRATIONS):
             raise StoreError(f"{self.path} was written by a newer gscthreads (schema {version}); upgrade this one")
         return version
@@ -163,11 +176,8 @@ class SQLiteStore(Store):
         # NORMAL: a kill loses nothing; a power cut may lose the newest commits whole, never a part of one.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 8000")  # pages: 32 MB between checkpoints
-        for number, script in enumerate(schema.MIGRATIONS[version:], version + 1):
-            database.executescript(
-                f"BEGIN IMMEDIATE; {script}\n PRAGMA application_id = {schema.APPLICATION_ID};"
-                f"PRAGMA user_version = {number}; COMMIT;"
-            )
+        for script in schema.upgrades(version, shared=self.shared):
+            database.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
         database.execute("CREATE TEMP TABLE gsc_gone (page INTEGER PRIMARY KEY)")
 
     # -- transactions

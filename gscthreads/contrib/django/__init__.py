@@ -1,0 +1,34 @@
+"""gscthreads as a Django app (docs/django.md): settings, management commands, read-only models and admin pages.
+
+    INSTALLED_APPS = [..., "gscthreads.contrib.django"]
+    GSCTHREADS = {"SITES": ["sc-domain:example.com"], "CREDENTIALS": "/etc/gsc.json", "DATABASE": "default"}
+
+Then ``manage.py gsc_sync``, or from code
+
+    from gscthreads.contrib.django import sync
+    result = sync(start="-30d")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django
+
+from ...figures import Result
+
+__all__ = ["sync"]
+
+if django.VERSION < (3, 2):  # newer ones find the only AppConfig by themselves, and warn of this
+    default_app_config = __name__ + ".apps.GscthreadsConfig"
+
+
+def sync(**overrides: Any) -> Result:
+    """Sync as settings.GSCTHREADS says; *overrides* are its keys in lower case (``sites``, ``start``, ``database``).
+
+    Blocks until the run is over.  A dataset that fails is told in the result; ConfigError (also inside
+    ``transaction.atomic``), CredentialsError and StoreError are raised.
+    """
+    from .running import make_sync  # not at import: settings may not be ready
+
+    return make_sync(overrides).run()
