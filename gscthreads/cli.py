@@ -149,7 +149,8 @@ def _environment(parser: argparse.ArgumentParser, flag: str, variable: str, text
 
 
 def _store_option(parser: argparse.ArgumentParser) -> None:
-    _environment(parser, "--store", "GSCTHREADS_STORE", "where the data lives: sqlite:///search.db", required=True)
+    _environment(parser, "--store", "GSCTHREADS_STORE",
+                 "where the data lives: sqlite:///search.db or postgresql://user:password@host/database", required=True)
 
 
 def _api_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
