@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -322,3 +323,117 @@ def test_another_label_for_projects_that_have_a_gscthreads_already(project):
     assert "search_console.0001_initial... OK" in project.manage("migrate")[0]
     assert "No changes" in project.manage("makemigrations", "--check", "--dry-run")[0]
     project.test("AdminPages.test_lists_and_details")
+
+
+# -- docs/django.md
+
+
+def documented(title):
+    """(language, text) of the blocks in a section of docs/django.md."""
+    text = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
+    found, = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return re.findall(r"^```(\w+)\n(.*?)^```$", found, re.M | re.S)
+
+
+class Follower:
+    """Does literally what the documentation says."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.replaced = {}
+        self.look_alike = None
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("GSCTHREADS", "DJANGO"))},
+            "PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "mysite.settings",
+        }
+
+    def follow(self, title):
+        for language, text in documented(title):
+            for old, new in self.replaced.items():
+                text = text.replace(old, new)
+            if language == "python":  # its first line says which file it belongs to
+                with open(str(self.folder / text.split()[1]), "a") as file:
+                    file.write(text)
+            elif language == "sh":
+                for line in text.splitlines():
+                    self.command(shlex.split(line, comments=True))
+
+    def command(self, words):
+        if words[:1] == ["cd"]:
+            self.folder = self.folder / words[1]
+        elif "simulate" in words:
+            words[words.index("8085")] = "0"  # a port that is free
+            self.look_alike = subprocess.Popen([sys.executable, *words[1:-1]], cwd=str(self.folder), bufsize=1,
+                                               env=self.environment, stdout=subprocess.PIPE, universal_newlines=True)
+            self.replaced["http://127.0.0.1:8085"] = self.look_alike.stdout.readline().split()[0]
+        elif "createsuperuser" in words:
+            self.run(*words[1:], "--noinput", "--username=root", "--email=root@example.com")
+        elif words[0] == "django-admin":
+            self.environment.pop("DJANGO_SETTINGS_MODULE")
+            self.run("-m", "django", *words[1:])
+            self.environment["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+        elif "pip" not in words and "runserver" not in words:
+            self.run(*words[1:])
+
+    def run(self, *words):
+        done = subprocess.run([sys.executable, *words], cwd=str(self.folder), env=self.environment, timeout=120,
+                              universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, f"{words}\n{done.stdout}"
+        return done.stdout
+
+    def script(self, text):
+        return self.run("-c", f"import django; django.setup()\n{text}")
+
+
+@pytest.fixture
+def follower(tmp_path):
+    made = Follower(tmp_path)
+    yield made
+    if made.look_alike is not None:
+        made.look_alike.terminate()
+        made.look_alike.communicate(timeout=10)
+
+
+def test_the_documentation_may_be_followed_literally(follower):
+    follower.follow("From nothing to rows in the admin")
+    shown = follower.script("""
+from django.contrib.auth.models import User
+from django.test import Client
+client = Client(HTTP_HOST="localhost")
+client.force_login(User.objects.get(username="root"))
+for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run"):
+    page = client.get(f"/admin/gscthreads/{name}/").content.decode()
+    print(name, page.count("field-"))
+""")
+    assert all(int(line.split()[1]) > 8 for line in shown.splitlines()), shown
+    simple, long_form, celery, models = [text for _, text in documented("From code")]
+    assert follower.script(simple).startswith("complete ")
+    follower.script(f"{long_form}\nassert result.status in ('halted', 'complete')")
+    follower.script(f"{models}\nassert Day.objects.count() >= 60")
+    compile(celery, "celery", "exec")
+
+    view, = [text for language, text in documented("Transactions and requests")]
+    (follower.folder / "mysite" / "views.py").write_text(view)
+    with open(str(follower.folder / "mysite" / "urls.py"), "a") as urls:
+        urls.write("\nfrom .views import sync_now\nurlpatterns.append(path('sync/', sync_now))\n")
+    with open(str(follower.folder / "mysite" / "settings.py"), "a") as settings:
+        settings.write("\nDATABASES['default']['ATOMIC_REQUESTS'] = True\n")
+    shown = follower.script("from django.test import Client; print(Client(HTTP_HOST='localhost').get('/sync/').json())")
+    assert "'status': 'complete'" in shown
+
+    test_settings, test = [text for _, text in documented("Tests of your project")]
+    with open(str(follower.folder / "mysite" / "settings.py"), "a") as settings:
+        settings.write(test_settings)
+    (follower.folder / "tests.py").write_text(test)
+    assert "OK" in follower.run("manage.py", "test")
+
+
+def test_every_setting_and_check_is_documented(project):
+    known = project.run("-c", "import django; django.setup(); from gscthreads.contrib.django import conf; print(*conf.KEYS)",
+                        DJANGO_SETTINGS_MODULE="project.settings")[0].split()
+    text = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
+    settings, checks = re.findall(r"^\| (?:key|check) .*\n((?:\|.*\n)+)", text, re.M)
+    told = [name for line in settings.splitlines() for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])]
+    assert sorted(told) == sorted(known)
+    source = (ROOT / "gscthreads" / "contrib" / "django" / "checks.py").read_text(encoding="utf-8")
+    assert set(re.findall(r"gscthreads\.[EW]\d+", source)) <= set(re.findall(r"gscthreads\.[EW]\d+", checks))

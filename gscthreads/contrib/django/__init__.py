@@ -7,6 +7,8 @@ Then ``manage.py gsc_sync``, or from code
 
     from gscthreads.contrib.django import sync
     result = sync(start="-30d")
+
+Importing this starts nothing, asks no database and reads no setting.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from typing import Any
 import django
 
 from ...figures import Result
+from ...sync import Sync
 
-__all__ = ["sync"]
+__all__ = ["make_sync", "sync"]
 
 if django.VERSION < (3, 2):  # newer ones find the only AppConfig by themselves, and warn of this
     default_app_config = __name__ + ".apps.GscthreadsConfig"
@@ -29,6 +32,11 @@ def sync(**overrides: Any) -> Result:
     Blocks until the run is over.  A dataset that fails is told in the result; ConfigError (also inside
     ``transaction.atomic``), CredentialsError and StoreError are raised.
     """
-    from .running import make_sync  # not at import: settings may not be ready
+    return make_sync(**overrides).run()
 
-    return make_sync(overrides).run()
+
+def make_sync(**overrides: Any) -> Sync:
+    """The same as a ``Sync`` that is not started yet: to start, watch, halt and wait for."""
+    from . import running  # not at import: settings may not be ready
+
+    return running.make_sync(overrides)

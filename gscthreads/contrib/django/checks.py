@@ -53,5 +53,5 @@ def _check_database(alias: str) -> Iterator[checks.CheckMessage]:
             id="gscthreads.E006",
         )
     elif importlib.util.find_spec("psycopg2") is None:
-        yield checks.Warning("gscthreads can't reach Postgres without psycopg2 (Django itself uses psycopg 3 here).",
-                             hint="pip install psycopg2-binary", id="gscthreads.W003")
+        yield checks.Error("gscthreads can't reach Postgres without psycopg2 (Django itself uses psycopg 3 here).",
+                           hint="pip install psycopg2-binary", id="gscthreads.E007")
