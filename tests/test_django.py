@@ -429,8 +429,8 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
 
 
 def test_every_setting_and_check_is_documented(project):
-    known = project.run("-c", "import django; django.setup(); from gscthreads.contrib.django import conf; print(*conf.KEYS)",
-                        DJANGO_SETTINGS_MODULE="project.settings")[0].split()
+    code = "import django; django.setup(); from gscthreads.contrib.django import conf; print(*conf.KEYS)"
+    known = project.run("-c", code, DJANGO_SETTINGS_MODULE="project.settings")[0].split()
     text = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
     settings, checks = re.findall(r"^\| (?:key|check) .*\n((?:\|.*\n)+)", text, re.M)
     told = [name for line in settings.splitlines() for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])]
