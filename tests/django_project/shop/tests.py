@@ -20,6 +20,7 @@ from django.core import checks
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase, override_settings
+from django.utils import timezone
 
 from shop.models import Product
 
@@ -310,7 +311,7 @@ class AdminPages(Synced):
         self.assertEqual(self.rows("day/?status__exact=final"), 20)
         self.assertEqual(self.rows("day/?status__exact=failed"), 0)
         self.assertEqual(self.rows("run/?status__exact=complete"), 1)
-        started = models.Run.objects.get().started_at
+        started = timezone.localtime(models.Run.objects.get().started_at)
         self.assertEqual(self.rows(f"run/?started_at__year={started.year}&started_at__month={started.month}"
                                    f"&started_at__day={started.day}"), 1)
         page = models.PageLifetime.objects.order_by("-clicks").first()
