@@ -107,9 +107,10 @@ class Body:
 
     def _check_length(self) -> None:
         headers = self._response.headers
-        announced = headers.get("Content-Length", "").split(",")[0].strip()
-        if "Transfer-Encoding" not in headers and announced.isdigit() and self.received != int(announced):
-            message = f"the answer broke off after {self.received} of {announced} bytes"
+        # Not isdigit(): to it "\xb2" (a letter of Latin-1, as headers are) is a digit, to int() it isn't.
+        found = re.fullmatch("0*([0-9]{1,18})", headers.get("Content-Length", "").split(",")[0].strip())
+        if found and "Transfer-Encoding" not in headers and self.received != int(found.group(1)):
+            message = f"the answer broke off after {self.received} of {found.group(1)} bytes"
             raise Transient(message, reason="broken")
 
 

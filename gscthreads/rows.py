@@ -219,6 +219,7 @@ def _typed_decoder(msgspec: Any, dimensions: int) -> Any:
             ("ctr", Optional[float], None),
             ("position", Optional[float], None),
         ],
+        forbid_unknown_fields=True,  # it doesn't check what it skips: a name with a broken letter, say
         gc=False,
     )
     return msgspec.json.Decoder(List[row])  # type: ignore[valid-type]

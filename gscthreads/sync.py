@@ -234,7 +234,7 @@ class Sync:
             on_sent=lambda slices, again: coordinator.count_sent(slices, again),
         )
         if config.rate_limit_enabled:
-            self._quota.share(self._store.quota_ledger())
+            self._quota.share(self.config.ledger or self._store.quota_ledger())
 
         coordinator = Coordinator(
             config=config,

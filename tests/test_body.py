@@ -115,13 +115,15 @@ def test_damage_is_transient(encoding, packed):
     assert caught.value.reason == "broken"
 
 
-@pytest.mark.parametrize("announced", [len(DATA) + 1, len(DATA) - 1, 0])
+@pytest.mark.parametrize("announced", [len(DATA) + 1, len(DATA) - 1, 0, "000"])
 def test_content_length_is_checked(announced):
     with pytest.raises(Transient, match="bytes"):
         read([DATA], Content_Length=str(announced))
 
 
-@pytest.mark.parametrize("announced", [f"{len(DATA)}", f"{len(DATA)}, {len(DATA)}", "rubbish", "-1"])
+@pytest.mark.parametrize(
+    "announced", [f"{len(DATA)}", f"00{len(DATA)}", f"{len(DATA)}, {len(DATA)}", "rubbish", "-1", "", "\xb2", "9" * 5000]
+)
 def test_content_length_in_order_or_unusable(announced):
     assert read([DATA], Content_Length=announced) == DATA
 

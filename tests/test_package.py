@@ -105,7 +105,7 @@ LAYERS = [
 def modules():
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] != "simulator":
+        if parts[0] not in ("simulator", "contrib"):
             yield path, parts, ".".join(part for part in parts if part != "__init__") or "__init__"
 
 
@@ -120,13 +120,21 @@ def test_imports_are_relative_and_point_one_way():
             if not node.level:
                 assert (node.module or "").split(".")[0] != "gscthreads", path
                 continue
-            if module.startswith("contrib"):
-                continue  # may use everything; nothing uses it: its names have no rank
             base = parts[: len(parts) - node.level]
             names = [node.module] if node.module else [name.name for name in node.names]
             for target in (".".join((*base, name)) for name in names):
                 if not target.startswith("simulator"):
                     assert rank[target] < rank[module], f"{module} imports {target}"
+
+
+def test_what_is_for_frameworks_stands_on_the_package_and_is_not_needed_by_it():
+    for path in (ROOT / "contrib").rglob("*.py"):
+        depth = len(path.relative_to(ROOT).parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(name.name.split(".")[0] == "gscthreads" for name in node.names), path
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level <= depth and (node.level or (node.module or "").split(".")[0] != "gscthreads"), path
 
 
 def test_the_look_alike_shares_no_code_with_the_rest():

@@ -352,6 +352,14 @@ def test_an_error_with_status_200_counts_as_the_error_it_is(decode, error, expec
     assert read(decode, json.dumps({"error": error, **beside}).encode()) is expected
 
 
+@BOTH
+@pytest.mark.parametrize("field", [b'"posi\xfftion":1.5', b'"x":"\xed\xa0\x80"'])
+def test_what_is_not_read_is_checked_too(decode, field):
+    """msgspec would skip it: a damaged name, and the position is gone."""
+    body = b'{"rows":[{"keys":["p","q"],"clicks":1,"impressions":2,%b},{"keys":["p","r"],"clicks":1,"impressions":2}]}'
+    assert read(decode, body % field) is Transient
+
+
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-3, 10**20), st.floats(), st.text(max_size=3)),
     lambda inner: st.one_of(
@@ -384,7 +392,4 @@ def test_of_any_json_both_decoders_make_the_same_and_raise_nothing_but_api_error
 def test_of_any_bytes_both_decoders_make_the_same_and_raise_nothing_but_api_errors(noise, start, length):
     good = answer(row("p", "q", ctr=0.5, position=1.0))
     for body in (noise, good[: start * 2], good[:start] + noise + good[start + length:]):
-        found, expected = read(FAST, body), read(SLOW, body)
-        if isinstance(found, Rows) and found.received and expected is Transient:
-            expected = read(SLOW, body.decode("utf-8", "replace").encode())  # msgspec overlooks it in unknown fields
-        assert repr(found) == repr(expected)
+        assert repr(read(FAST, body)) == repr(read(SLOW, body))
