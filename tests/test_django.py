@@ -406,11 +406,10 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
     print(name, page.count("field-"))
 """)
     assert all(int(line.split()[1]) > 8 for line in shown.splitlines()), shown
-    simple, long_form, celery, models = [text for _, text in documented("From code")]
+    simple, long_form, _, models = [text for _, text in documented("From code")]
     assert follower.script(simple).startswith("complete ")
     follower.script(f"{long_form}\nassert result.status in ('halted', 'complete')")
     follower.script(f"{models}\nassert Day.objects.count() >= 60")
-    compile(celery, "celery", "exec")
 
     view, = [text for language, text in documented("Transactions and requests")]
     (follower.folder / "mysite" / "views.py").write_text(view)
@@ -426,6 +425,21 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
         settings.write(test_settings)
     (follower.folder / "tests.py").write_text(test)
     assert "OK" in follower.run("manage.py", "test")
+
+
+def test_the_documented_celery_application_syncs(project):
+    pytest.importorskip("celery")
+    celery = [text for _, text in documented("From code") if "celery" in text][0]
+    (project.folder / "project" / "celery.py").write_text(celery)
+    project.manage("migrate", "-v0")
+    out, _ = project.run("-c", (
+        "import project.celery\n"
+        "from gscthreads.contrib.celery import sync_site\n"
+        "print(sync_site.apply(args=('sc-domain:example.com', '-4d', '-3d')).get()['days'])\n"
+        "assert project.celery.app.conf.beat_schedule['search console']['task'] in project.celery.app.tasks\n"
+    ), DJANGO_SETTINGS_MODULE="project.settings")
+    assert out == "4\n"
+    assert project.read("SELECT count(*) FROM gsc_days") == [(4,)]
 
 
 def test_every_setting_and_check_is_documented(project):

@@ -57,6 +57,7 @@ class Settings(SimpleTestCase):
             ({"SITES": "sc-domain:example.com"}, "E004", "", "sites must be a list"),
             ({"REPORTS": ["page,colour"]}, "E004", "", "colour"),
             ({"BACKOFF_BASE": 90.0}, "E004", "", "backoff_cap"),
+            ({"LEDGER": "localhost"}, "E004", "redis://", "LEDGER"),
             ({"DATABASE": "serach"}, "E005", "search", "'serach'"),
         ):
             with self.subTest(values=values), changed(**values):
@@ -82,6 +83,7 @@ class Settings(SimpleTestCase):
             ({"SITE": ["a"]}, "unknown key 'SITE'.*SITES"), ({"CREDENTIALS": None}, "no credentials"),
             ({"SITES": None}, "no sites"), ({"DATABASE": "serach"}, "none of DATABASES"),
             ({"STORE": "sqlite:///x.db", "BATCH_SIZE": 0}, "batch_size"),
+            ({"STORE": "sqlite:///x.db", "LEDGER": "localhost"}, r"\['LEDGER'\]"),
         ):
             with self.subTest(values=values), changed(**values):
                 with self.assertRaisesRegex(errors.ConfigError, words):
