@@ -208,22 +208,25 @@ def test_statuses_of_failures(project):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_command_with_status_3(number, project, sim):
+def test_a_run_holds_its_datasets_until_a_signal_ends_it_with_status_3(number, project, sim):
     sim.options.update({"latency": 0.3, "lanes": 1})
     try:
         process = project.start("manage.py", "gsc_sync", "--batch-size=5")
         for _ in range(600):
             time.sleep(0.05)
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):  # not there yet
                 if project.read("SELECT count(*) FROM gsc_days WHERE status = 'final'")[0][0]:
                     break
+        if number == signal.SIGTERM:
+            _, err = project.manage("gsc_sync", "--start=-3d", status=3)
+            assert f"being synced by process {process.pid} " in err
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
     finally:
         sim.options.update({"latency": 0.0, "lanes": 4})
     assert process.returncode == 3, err
     assert signal.Signals(number).name in err and "Traceback" not in err
-    assert project.read("SELECT status FROM gsc_runs") == [("halted",)]
+    assert project.read("SELECT status FROM gsc_runs ORDER BY run_id")[0] == ("halted",)
 
 
 def test_starting_django_starts_nothing_and_connects_to_nothing(project):
