@@ -22,7 +22,7 @@ try() {
     echo "== Django $django, Python $python"
     if [ ! -x "$venv/bin/pytest" ]; then
         "$(interpreter "$python")" -m venv "$venv" && "$venv/bin/pip" install -q \
-            "Django~=$django.0" "psycopg2-binary$psycopg2" requests 'pytest>=7' 'pytest-timeout>=2'
+            "Django~=$django.0" "psycopg2-binary$psycopg2" requests celery 'pytest>=7' 'pytest-timeout>=2'
     fi && PYTHONPATH=$PWD "$venv/bin/python" -m pytest -p no:cacheprovider tests/test_django.py "$@" ||
         failed="$failed $django"
 }

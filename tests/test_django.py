@@ -208,22 +208,25 @@ def test_statuses_of_failures(project):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_command_with_status_3(number, project, sim):
+def test_a_run_holds_its_datasets_until_a_signal_ends_it_with_status_3(number, project, sim):
     sim.options.update({"latency": 0.3, "lanes": 1})
     try:
         process = project.start("manage.py", "gsc_sync", "--batch-size=5")
         for _ in range(600):
             time.sleep(0.05)
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):  # not there yet
                 if project.read("SELECT count(*) FROM gsc_days WHERE status = 'final'")[0][0]:
                     break
+        if number == signal.SIGTERM:
+            _, err = project.manage("gsc_sync", "--start=-3d", status=3)
+            assert f"being synced by process {process.pid} " in err
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
     finally:
         sim.options.update({"latency": 0.0, "lanes": 4})
     assert process.returncode == 3, err
     assert signal.Signals(number).name in err and "Traceback" not in err
-    assert project.read("SELECT status FROM gsc_runs") == [("halted",)]
+    assert project.read("SELECT status FROM gsc_runs ORDER BY run_id")[0] == ("halted",)
 
 
 def test_starting_django_starts_nothing_and_connects_to_nothing(project):
@@ -406,11 +409,10 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
     print(name, page.count("field-"))
 """)
     assert all(int(line.split()[1]) > 8 for line in shown.splitlines()), shown
-    simple, long_form, celery, models = [text for _, text in documented("From code")]
+    simple, long_form, _, models = [text for _, text in documented("From code")]
     assert follower.script(simple).startswith("complete ")
     follower.script(f"{long_form}\nassert result.status in ('halted', 'complete')")
     follower.script(f"{models}\nassert Day.objects.count() >= 60")
-    compile(celery, "celery", "exec")
 
     view, = [text for language, text in documented("Transactions and requests")]
     (follower.folder / "mysite" / "views.py").write_text(view)
@@ -428,9 +430,24 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
     assert "OK" in follower.run("manage.py", "test")
 
 
+def test_the_documented_celery_application_syncs(project):
+    pytest.importorskip("celery")
+    celery = [text for _, text in documented("From code") if "celery" in text][0]
+    (project.folder / "project" / "celery.py").write_text(celery)
+    project.manage("migrate", "-v0")
+    out, _ = project.run("-c", (
+        "import project.celery\n"
+        "from gscthreads.contrib.celery import sync_site\n"
+        "print(sync_site.apply(args=('sc-domain:example.com', '-4d', '-3d')).get()['days'])\n"
+        "assert project.celery.app.conf.beat_schedule['search console']['task'] in project.celery.app.tasks\n"
+    ), DJANGO_SETTINGS_MODULE="project.settings")
+    assert out == "4\n"
+    assert project.read("SELECT count(*) FROM gsc_days") == [(4,)]
+
+
 def test_every_setting_and_check_is_documented(project):
-    known = project.run("-c", "import django; django.setup(); from gscthreads.contrib.django import conf; print(*conf.KEYS)",
-                        DJANGO_SETTINGS_MODULE="project.settings")[0].split()
+    code = "import django; django.setup(); from gscthreads.contrib.django import conf; print(*conf.KEYS)"
+    known = project.run("-c", code, DJANGO_SETTINGS_MODULE="project.settings")[0].split()
     text = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
     settings, checks = re.findall(r"^\| (?:key|check) .*\n((?:\|.*\n)+)", text, re.M)
     told = [name for line in settings.splitlines() for name in re.findall(r"`([A-Z_]+)`", line.split("|")[1])]

@@ -24,7 +24,7 @@ Connect = Callable[[], Any]
 
 #: What a connection is made with, unless the URL says otherwise.  A server that went without a word is noticed after
 #: a minute (libpq's own default is two hours).
-_DEFAULTS: Dict[str, Any] = {
+DEFAULTS: Dict[str, Any] = {
     "connect_timeout": 5, "application_name": "gscthreads",
     "keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
 }
@@ -229,7 +229,7 @@ def connector(url: str) -> "Tuple[Connect, str, str]":
             "store is no valid Postgres URL: write postgresql://user:password@host:5432/database, with %-escapes for"
             " special characters in names and password"
         ) from None
-    settings = {**_DEFAULTS, **given}
+    settings = {**DEFAULTS, **given}
     check_schema(schema)
     host, name = given.get("host", ""), given.get("dbname", "")
     label = f"postgresql://{host}/{name}" + (f" schema {schema}" if schema else "")

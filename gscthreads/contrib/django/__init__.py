@@ -13,14 +13,14 @@ Importing this starts nothing, asks no database and reads no setting.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Dict
 
 import django
 
 from ...figures import Result
 from ...sync import Sync
 
-__all__ = ["make_sync", "sync"]
+__all__ = ["make_sync", "sync", "task_settings"]
 
 if django.VERSION < (3, 2):  # newer ones find the only AppConfig by themselves, and warn of this
     default_app_config = __name__ + ".apps.GscthreadsConfig"
@@ -40,3 +40,11 @@ def make_sync(**overrides: Any) -> Sync:
     from . import running  # not at import: settings may not be ready
 
     return running.make_sync(overrides)
+
+
+def task_settings() -> Dict[str, Any]:
+    """What ``gscthreads.contrib.celery`` wants as the Celery application's setting ``gscthreads``."""
+    from . import running
+
+    found = running.keywords({})
+    return {name: value for name, value in found.items() if name not in ("start", "end")}  # each task's own

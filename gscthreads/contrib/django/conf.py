@@ -74,6 +74,10 @@ def _values() -> Iterator[Problem]:
     own: Dict[str, Any] = {"sites": ["sc-domain:example.com"], "store": "sqlite:///x.db", "credentials": {}}
     given = {key.lower(): value for key, value in _given().items() if key not in _OWN_KEYS and value is not None}
     whole = True
+    if isinstance(given.get("ledger"), str):
+        url = given.pop("ledger")
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            yield Problem(4, f"GSCTHREADS['LEDGER'] is {url!r}.", "Write redis://localhost:6379/1.")
     for name, value in given.items():
         try:
             SyncConfig(**{**own, name: value})

@@ -7,7 +7,7 @@ and closes it.  Where that place is, is asked of Django when the store is made: 
 from __future__ import annotations
 
 import urllib.parse
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from django.db import connections, transaction
 from django.db.utils import ConnectionDoesNotExist
@@ -46,10 +46,11 @@ def store(alias: str) -> Store:
     if connection.vendor == "postgresql":
         try:
             from ...stores.postgres import PostgresStore
+            from ...stores.postgres_link import DEFAULTS
         except ImportError as error:
             raise ConfigError(f"a store in Postgres needs psycopg2, also beside psycopg 3 ({error}):"
                               " pip install psycopg2-binary") from error
-        return PostgresStore(_connector(alias), label=f"the database {alias!r}")
+        return PostgresStore(_connector(alias, DEFAULTS), label=f"the database {alias!r}")
     raise ConfigError(
         f"the database {alias!r} is {connection.display_name}; a store needs SQLite or Postgres."
         "  Name another alias as DATABASE, or give STORE a URL"
@@ -65,12 +66,12 @@ def _sqlite_path(alias: str, connection: Any) -> str:
     return name
 
 
-def _connector(alias: str) -> Callable[[], Any]:
+def _connector(alias: str, defaults: Mapping[str, Any]) -> Callable[[], Any]:
     """A function that makes a new psycopg2 connection to the database *alias*, in whatever thread calls it."""
 
     def connect() -> Any:
         wrapper = connections[alias].copy()  # the settings of now, nothing of the request's state
-        parameters = wrapper.get_connection_params()
+        parameters = {**defaults, **wrapper.get_connection_params()}
         if "psycopg2" in wrapper.Database.__name__:  # as Django makes it, but with psycopg2's own errors
             return wrapper.get_new_connection(parameters)
         import psycopg2

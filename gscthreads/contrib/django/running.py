@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ...config import SyncConfig
 from ...errors import ConfigError
+from ...quota import QuotaLedger
 from ...stores import open_store
 from ...stores.base import Store
 from ...sync import Sync
@@ -35,13 +36,31 @@ def refuse_atomic(overrides: Mapping[str, Any]) -> None:
 def sync_config(overrides: Mapping[str, Any]) -> SyncConfig:
     """The settings with *overrides*, which are keys in lower case; None stands for "as the settings say"."""
     values = merged(overrides)
-    if values.get("credentials") is None:
-        raise ConfigError("no credentials: set GSCTHREADS['CREDENTIALS'], or give --credentials")
-    if not values.get("sites"):
-        raise ConfigError("no sites: set GSCTHREADS['SITES'], or give --site")
+    for name, option in (("credentials", "--credentials"), ("sites", "--site")):
+        if not values.get(name):
+            raise ConfigError(f"no {name}: set GSCTHREADS[{name.upper()!r}], or give {option}")
+    return SyncConfig(**keywords(overrides))
+
+
+def keywords(overrides: Mapping[str, Any]) -> Dict[str, Any]:
+    """The same as keywords of SyncConfig."""
+    values = merged(overrides)
     values["store"] = make_store(overrides)
     values.pop("database", None)
-    return SyncConfig(**values)
+    if isinstance(values.get("ledger"), str):
+        values["ledger"] = _redis(values["ledger"])
+    return values
+
+
+def _redis(url: str) -> QuotaLedger:
+    try:
+        from ..redis import RedisLedger
+
+        return RedisLedger(url)
+    except ImportError as error:
+        raise ConfigError(f"GSCTHREADS['LEDGER'] needs redis-py ({error}): pip install redis") from error
+    except ValueError as error:
+        raise ConfigError(f"GSCTHREADS['LEDGER']: {error}") from error
 
 
 def make_store(overrides: Mapping[str, Any]) -> Store:

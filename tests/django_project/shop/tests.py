@@ -20,6 +20,7 @@ from django.core import checks
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase, override_settings
+from django.utils import timezone
 
 from shop.models import Product
 
@@ -56,6 +57,7 @@ class Settings(SimpleTestCase):
             ({"SITES": "sc-domain:example.com"}, "E004", "", "sites must be a list"),
             ({"REPORTS": ["page,colour"]}, "E004", "", "colour"),
             ({"BACKOFF_BASE": 90.0}, "E004", "", "backoff_cap"),
+            ({"LEDGER": "localhost"}, "E004", "redis://", "LEDGER"),
             ({"DATABASE": "serach"}, "E005", "search", "'serach'"),
         ):
             with self.subTest(values=values), changed(**values):
@@ -81,6 +83,7 @@ class Settings(SimpleTestCase):
             ({"SITE": ["a"]}, "unknown key 'SITE'.*SITES"), ({"CREDENTIALS": None}, "no credentials"),
             ({"SITES": None}, "no sites"), ({"DATABASE": "serach"}, "none of DATABASES"),
             ({"STORE": "sqlite:///x.db", "BATCH_SIZE": 0}, "batch_size"),
+            ({"STORE": "sqlite:///x.db", "LEDGER": "localhost"}, r"\['LEDGER'\]"),
         ):
             with self.subTest(values=values), changed(**values):
                 with self.assertRaisesRegex(errors.ConfigError, words):
@@ -310,7 +313,7 @@ class AdminPages(Synced):
         self.assertEqual(self.rows("day/?status__exact=final"), 20)
         self.assertEqual(self.rows("day/?status__exact=failed"), 0)
         self.assertEqual(self.rows("run/?status__exact=complete"), 1)
-        started = models.Run.objects.get().started_at
+        started = timezone.localtime(models.Run.objects.get().started_at)
         self.assertEqual(self.rows(f"run/?started_at__year={started.year}&started_at__month={started.month}"
                                    f"&started_at__day={started.day}"), 1)
         page = models.PageLifetime.objects.order_by("-clicks").first()

@@ -7,10 +7,10 @@ from typing import Any, Dict
 
 from .....halt import Halt, Halted
 from ...commands import StoreCommand
-from ...running import make_store, merged, refuse_atomic
+from ...running import keywords, refuse_atomic
 
 #: Given by name, or known from what is stored.
-_NOT_FOR_VERIFY = {"sites", "store", "database", "credentials", "start", "end", "reports", "search_types"}
+_NOT_FOR_VERIFY = {"sites", "store", "credentials", "start", "end", "reports", "search_types"}
 
 
 class Command(StoreCommand):
@@ -35,11 +35,11 @@ class Command(StoreCommand):
             from .....signals import halt_on_signals
 
             halt_on_signals(halt.set)
-        values = merged(given)
+        values = keywords(given)
         settings = {name: value for name, value in values.items() if name not in _NOT_FOR_VERIFY}
         try:
             found = verify(
-                make_store(given), sites=given.get("sites"), credentials=values["credentials"], pages=options["pages"],
+                values["store"], sites=given.get("sites"), credentials=values["credentials"], pages=options["pages"],
                 mend=options["repair"], halt=halt, announce=lambda words: self.stderr.write(words, str), **settings,
             )
         except Halted:
