@@ -239,7 +239,7 @@ def check_root(root: Any) -> None:
 
 
 def check_ca_bundle(path: Any) -> None:
-    """*path* is what TLS can be checked against: a PEM file, or a directory as OpenSSL wants it; None is the default."""
+    """*path* is what TLS can be checked against: a PEM file, or a folder as OpenSSL wants it; None is the default."""
     if path is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
