@@ -10,7 +10,8 @@
     print(result.status, result.days, result.rows)
 
 What holds, whatever happens (kill -9 included): a published day has exactly the rows Google served, each once; readers
-see whole days only; what was acknowledged is never fetched again; no 60 seconds see more calls than the budget.
+see whole days only; what was acknowledged is never fetched again; no 60 seconds see more calls than the budget, which
+all processes that sync one store share.  A dataset is synced by one of them at a time.
 
 Threads: ``max_concurrency`` workers fetch, one coordinator thread writes.  They are started by ``Sync.start`` (or
 ``sync``), never at import, and are gone when ``Sync.wait`` returns.  No signal handler is installed.  Memory: about
@@ -40,6 +41,7 @@ from .errors import (
     StoreError,
     StoreFull,
     StoreLocked,
+    StoreLost,
     StoreMissing,
     Transient,
     Unauthorized,
@@ -68,6 +70,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreLocked",
+    "StoreLost",
     "StoreMissing",
     "Sync",
     "SyncConfig",

@@ -228,7 +228,8 @@ def _wire_fault(error: Exception, server: str, http_timeout: float) -> ApiError:
         advice = "if it is right, name the file of its CA's certificates: ca_bundle"
         return BadRequest(f"the certificate of {server} is not trusted ({words}); {advice}", reason="certificate")
     if "TLS CA certificate bundle" in str(error):  # requests' words; SyncConfig has checked ours
-        return BadRequest("no CA certificates: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names none", reason="certificate")
+        words = "no CA certificates: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file"
+        return BadRequest(words, reason="certificate")
     if is_unreachable(error):
         way = " through the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
         return Transient(f"can't reach {server}{way}: {words}", reason="unreachable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) -> int:
     """Run one command; its exit status."""
     parser = _parser(prog or _prog())
-    args = parser.parse_args(_with_relative_dates(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(with_relative_dates(sys.argv[1:] if argv is None else argv))
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
@@ -84,7 +85,7 @@ def main(argv: Optional[Sequence[str]] = None, *, prog: Optional[str] = None) ->
         return 3
 
 
-def _with_relative_dates(words: Sequence[str]) -> List[str]:
+def with_relative_dates(words: Sequence[str]) -> List[str]:
     """``--start -30d`` as ``--start=-30d``: argparse takes what begins with a dash for an option."""
     joined: List[str] = []
     for word in words:
@@ -117,7 +118,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         made.add_argument("-v", "--verbose", action="count", default=0, help="log more to stderr; twice for every call")
         return made
 
-    _sync_options(
+    sync_options(
         command("sync", _sync, "copy search traffic into a database", epilog=_EXITS,
                 description=_SYNC.format(prog=f"{prog} sync"))
     )
@@ -125,21 +126,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _store_option(status)
     status.add_argument("--site", action="append", help="only this site (repeatable)")
     status.add_argument("--json", action="store_true", help="print one JSON object instead")
-    _verify_options(
+    verify_options(
         command("verify", _verify, "prove that a copy is right, and repair it", description=_VERIFY.format(
             prog=f"{prog} verify"), epilog=_VERIFY_EXITS)
     )
     sites = command("sites", _sites, "list the sites that the credentials can read")
     _api_options(sites)
     sites.add_argument("--json", action="store_true", help="print one JSON object instead")
-    simulate = command("simulate", _simulate, "serve a local look-alike of Google's API")
-    from .simulator.command import add_arguments
+    if importlib.util.find_spec(f"{__package__}.simulator"):  # a vendored copy may do without it
+        from .demo import add_arguments as add_demo_arguments
+        from .simulator.command import add_arguments
 
-    add_arguments(simulate)
-    demo = command("demo", _demo, "simulate, sync and show the result; needs no account")
-    from .demo import add_arguments as add_demo_arguments
-
-    add_demo_arguments(demo)
+        add_arguments(command("simulate", _simulate, "serve a local look-alike of Google's API"))
+        add_demo_arguments(command("demo", _demo, "simulate, sync and show the result; needs no account"))
     return parser
 
 
@@ -149,7 +148,8 @@ def _environment(parser: argparse.ArgumentParser, flag: str, variable: str, text
 
 
 def _store_option(parser: argparse.ArgumentParser) -> None:
-    _environment(parser, "--store", "GSCTHREADS_STORE", "where the data lives: sqlite:///search.db", required=True)
+    _environment(parser, "--store", "GSCTHREADS_STORE",
+                 "where the data lives: sqlite:///search.db or postgresql://user:password@host/database", required=True)
 
 
 def _api_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -159,7 +159,8 @@ def _api_options(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     parser.add_argument("--ca-bundle", metavar="FILE", help="CA certificates to trust")
 
 
-def _sync_options(parser: argparse.ArgumentParser) -> None:
+def sync_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``sync``: one for each setting that text can give."""
     parser.add_argument("--site", action="append", required=True, metavar="SITE", dest="sites",
                         help="sc-domain:example.com or https://www.example.com/ (repeatable)")
     days = "YYYY-MM-DD, yesterday, -30d (days ago) or 16m (months ago), Pacific dates"
@@ -191,7 +192,8 @@ def _sync_options(parser: argparse.ArgumentParser) -> None:
             tuning.add_argument(flag, action="store_true", help=rules["help"])
 
 
-def _verify_options(parser: argparse.ArgumentParser) -> None:
+def verify_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``verify``."""
     _store_option(parser)
     _api_options(parser, required=False)
     parser.add_argument("--site", action="append", dest="sites", help="only this site (repeatable)")

@@ -342,7 +342,7 @@ def _read_sites(body: bytes) -> List[Tuple[str, str]]:
     try:
         answer = json.loads(body.decode("utf-8"))
         entries = answer.get("siteEntry", [])
-        if not entries and answer:  # no sites is {} (gsc-api.md 1), so this is something else
+        if answer and "siteEntry" not in answer:  # no sites is {} (gsc-api.md 1), so this is something else
             raise ValueError("no siteEntry")
         return [(str(entry["siteUrl"]), str(entry.get("permissionLevel", ""))) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -16,8 +16,10 @@ FIRST, MOST = 3, 16
 _LOOK_SECONDS, _LOOK_ANSWERS = 1.5, 6
 _LONG_SECONDS, _LONG_ANSWERS = 5.0, 20
 
-#: The share of a worker holds while it is this part of what it was; how fast that is forgotten.
-_HOLDS, _FORGET = 0.7, 0.3
+#: The share of a worker holds while it is this part of the best one seen; how fast that follows a better one; and which
+#: part of what the others should gain by it must be seen after a worker was taken away, or else the server itself has
+#: become slower.
+_HOLDS, _FOLLOW, _GAIN = 0.7, 0.3, 0.4
 
 #: Refusals as too fast in one look after which the number is cut, and what is left of it.
 _REFUSED, _CUT = 2, 0.6
@@ -44,7 +46,8 @@ class Concurrency:
         self._since = now
         self._answered = self._refused = 0
         self._bound = False
-        self._share: Optional[float] = None  # slices per second and worker
+        self._share: Optional[float] = None  # the best: slices per second and worker
+        self._before: Optional[float] = None  # the share that made us take a worker away
         self._quiet_until = float("-inf")
 
     def see(self, now: float, seen: Seen) -> None:
@@ -65,17 +68,23 @@ class Concurrency:
                 self._conclude(now, seconds, self._answered / seconds / self.workers)
 
     def _conclude(self, now: float, seconds: float, share: float) -> None:
-        if self._share is None or share >= _HOLDS * self._share:
-            self._share = share if self._share is None else self._share + _FORGET * (share - self._share)
+        holds = self._share is None or share >= _HOLDS * self._share
+        if (self._before is not None or not holds) and (seconds < _LONG_SECONDS or self._answered < _LONG_ANSWERS):
+            return  # it may be chance: look for longer
+        if self._before is not None and share < self._before * (1.0 + _GAIN / self.workers):
+            self._share, holds = share, True  # it wasn't the worker: what is best has to be found out anew
+        self._before = None
+        if holds:
+            if self._share is None:
+                self._share = share
+            self._share += _FOLLOW * max(0.0, share - self._share)
             if now >= self._quiet_until and self.workers < self._most:
                 self.workers += 1
-            self._look_again(now)
-        elif seconds >= _LONG_SECONDS and self._answered >= _LONG_ANSWERS:  # less may be chance: look for longer
-            if self.workers > 1 and now >= self._quiet_until:
-                self.workers -= 1
-                self._quiet_until = now + _CONTENT
-            self._share += _FORGET * (share - self._share)
-            self._look_again(now)
+        elif self.workers > 1 and now >= self._quiet_until:
+            self.workers -= 1
+            self._quiet_until = now + _CONTENT
+            self._before = share
+        self._look_again(now)
 
     def _look_again(self, now: float) -> None:
         self._since = now

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 from . import pacific
 from .errors import ConfigError
 from .model import DIMENSIONS, SEARCH_TYPES, Dataset, Report
+from .quota import QuotaLedger
 from .stores.base import Store
 
 #: ``max_concurrency`` when it is to be found out.
@@ -51,6 +52,7 @@ class SyncConfig:
     ``sites``: one or more properties.  ``start``/``end``: dates, or text as the command line takes it (``2026-01-31``,
     ``yesterday``, ``-30d``, ``16m``), Pacific calendar, both included.  ``store``: a URL or a Store.  ``credentials``:
     see ``auth.open_credentials``.  ``reports``: names (``page``, ``page_query``), ``"dim,dim"`` or Report objects.
+    ``ledger``: where the budgets live that several runs share, when that is not the store.
 
     Memory: about 45 MB + 30 MB of decoding + 320 bytes for each of at most 100,000 queued rows, whatever the settings.
 
@@ -89,6 +91,7 @@ class SyncConfig:
     until_empty: bool = _switch(False, "go on until a slice comes back empty, not just short")
     api_root: str = dataclasses.field(default=GOOGLE, metadata={"help": "where the API is"})
     ca_bundle: Optional[str] = dataclasses.field(default=None, metadata={"help": "CA certificates to trust, a file"})
+    ledger: Optional[QuotaLedger] = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -103,6 +106,8 @@ class SyncConfig:
         for name in ("start", "end"):
             self._day(name, dt.date(9000, 1, 1))  # its form; ``days`` knows the rest
         self.datasets()
+        if self.ledger is not None and not isinstance(self.ledger, QuotaLedger):
+            raise ConfigError(f"ledger must be a QuotaLedger of this package, not {type(self.ledger).__qualname__}")
         if self.backoff_cap < self.backoff_base:
             raise ConfigError(f"backoff_cap {self.backoff_cap} is below backoff_base {self.backoff_base}")
 
@@ -160,7 +165,7 @@ class SyncConfig:
         kept = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("credentials", "store", "api_root", "reports")
+            if field.name not in ("credentials", "store", "api_root", "reports", "ledger")
         }
         kept["reports"] = [read_report(report).name for report in self.reports]
         kept["sites"] = list(self.sites)
@@ -234,7 +239,7 @@ def check_root(root: Any) -> None:
 
 
 def check_ca_bundle(path: Any) -> None:
-    """TLS can be checked against *path*: a PEM file, or a directory as OpenSSL wants it; None is the default."""
+    """*path* is what TLS can be checked against: a PEM file, or a folder as OpenSSL wants it; None is the default."""
     if path is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from typing import AbstractSet, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, TypeVar
 
 from . import pacific, parking, sites
 from .backoff import Backoff, Breaker
@@ -28,11 +28,12 @@ from .errors import (
     Denied,
     LeaseLost,
     StoreError,
+    StoreLost,
     Transient,
     Unauthorized,
 )
 from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, DatasetResult, Result
-from .halt import Halt
+from .halt import Halt, Halted
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
 from .plan import ENDLESS, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks at deadlines: the longest pause of a round.
 TICK = 0.25
+
+#: Seconds for which a transaction that the store loses again and again is repeated.
+_PATIENCE = 300.0
 
 #: Seconds after a halt in which what is already fetched is still put into the store.
 DRAIN = 0.2
@@ -59,6 +63,16 @@ _LEASED_AHEAD = 1
 
 #: Days to be fetched, by dataset, when not all that a configuration names are wanted.
 Only = Mapping[Dataset, AbstractSet[dt.date]]
+
+T = TypeVar("T")
+
+
+class _Adopted(NamedTuple):
+    """A dataset that is ours to sync: what it owes, and the rows of each day that only wanted publishing."""
+
+    plan: DatasetPlan
+    days_owed: int
+    published: List[int]
 
 
 class Coordinator:
@@ -144,20 +158,18 @@ class Coordinator:
         self._store.prepare(datasets, top_queries=self._config.top_queries)
         self._run_id = self._store.start_run(self._config.settings())
         self._parks = self._store.parks()
-        self._claim(datasets)
+        claimed = self._claim(datasets)
         self._store.commit()
+        self._plan(*claimed)
         for dataset, holder in self._held.items():
             logger.warning("%s is %s%s", dataset, holder, ": waiting" if self._config.wait else "")
 
-    def _claim(self, datasets: Iterable[Dataset]) -> None:
-        """Inside a transaction: lease what can be leased of *datasets*, and plan it."""
-        wanted = list(datasets)
-        self._held = self._store.claim(wanted)
-        adopted = [self._adopt(dataset) for dataset in wanted if dataset not in self._held]
-        for plan in adopted:  # only now: a wrong date of the last one must not leave the first half planned
-            self.plan.add(plan)
+    def _claim(self, wanted: List[Dataset]) -> "tuple[Dict[Dataset, str], List[_Adopted]]":
+        """Inside a transaction: lease what can be leased of *wanted*; (those that others hold, what the rest owes)."""
+        held = self._store.claim(wanted)
+        return held, [self._adopt(dataset) for dataset in wanted if dataset not in held]
 
-    def _adopt(self, dataset: Dataset) -> DatasetPlan:
+    def _adopt(self, dataset: Dataset) -> "_Adopted":
         """Inside a transaction: what *dataset* owes; days that only want publishing are published."""
         dates = self._dates if self._only is None else sorted(self._only[dataset])
         ledger = self._store.ledger(dataset, dates[0], dates[-1])
@@ -179,12 +191,19 @@ class Coordinator:
                 plan.pause(self._clock() + park.until.timestamp() - self._wall())
             else:
                 plan.probe()  # whoever starts us now may know that the quota is back
-        self._per_dataset[dataset] = Counters()
-        self.counters.add(days_owed=len(days) + len(found.whole))
         self._store.unstage(dataset, found.stale)
-        for date, calls in found.whole:
-            self._count_published(dataset, self._publish(dataset, date, None, calls, None))
-        return plan
+        published = [self._publish(dataset, date, None, calls, None) for date, calls in found.whole]
+        return _Adopted(plan, len(days) + len(found.whole), published)
+
+    def _plan(self, held: Dict[Dataset, str], adopted: List[_Adopted]) -> None:
+        """What ``_claim`` found is committed: work on it."""
+        self._held = held
+        for plan, days_owed, published in adopted:
+            self._per_dataset[plan.dataset] = Counters()
+            self.counters.add(days_owed=days_owed)
+            for rows in published:
+                self._count_published(plan.dataset, rows)
+            self.plan.add(plan)
 
     def run(self) -> None:
         """Work until nothing is owed or the halt comes; then settle what is at hand for a moment."""
@@ -218,16 +237,22 @@ class Coordinator:
         discard = result.status == FAILED and not self._may_hold_rows
         try:
             if self._run_id is not None:
-                self._store.rollback()
-                self._store.begin(self._halt)
-                self._store.save_run(self._run_id, self._figures(result.status), ended=True)
-                self._store.commit()
+                try:
+                    self._note_end(self._run_id, result)
+                except StoreLost:  # a connection that broke is found out only by its next use
+                    self._note_end(self._run_id, result)
         except LeaseLost:
             pass  # who took over has noted it
         except Exception:  # the run's own outcome matters more
             logger.warning("could not note the end of the run", exc_info=True)
         self._store.close(discard=discard)
         return result
+
+    def _note_end(self, run_id: int, result: Result) -> None:
+        self._store.rollback()
+        self._store.begin(self._halt)
+        self._store.save_run(run_id, self._figures(result.status), ended=True)
+        self._store.commit()
 
     # -- leasing
 
@@ -309,15 +334,15 @@ class Coordinator:
         look = self._waits_for_others() and now - self._looked_at >= _LOOK
         if not look and now - self._beat_at < _BEAT:
             return
-        self._store.begin(self._halt)
-        if look:
-            self._looked_at = now
-            held = set(self._held)
-            self._claim(list(self._held))
-            for dataset in held - self._held.keys():
-                logger.info("%s was let go: going on with it", dataset)
-        self._store.commit()
         self._beat_at = now
+        if not look:
+            self._transact(lambda: None)
+            return
+        self._looked_at, held = now, list(self._held)
+        self._plan(*self._transact(lambda: self._claim(held)))
+        for dataset in held:
+            if dataset not in self._held:
+                logger.info("%s was let go: going on with it", dataset)
 
     def _waits_for_others(self) -> bool:
         return bool(self._held) and self._config.wait
@@ -327,9 +352,7 @@ class Coordinator:
         now = dt.datetime.fromtimestamp(self._wall(), dt.timezone.utc)
         park = parking.next_park(error, self._parks.get(site), now)
         if park != self._parks.get(site):
-            self._store.begin(self._halt)
-            self._store.park(site, park)
-            self._store.commit()
+            self._transact(lambda: self._store.park(site, park))
             self._parks[site] = park
         if self._config.wait_for_quota:
             self.plan.pause_site(site, self._clock() + (park.until - now).total_seconds())
@@ -373,22 +396,21 @@ class Coordinator:
         outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
         if not outcomes:
             return
-        acknowledged = []
-        self._store.begin(self._halt)
-        try:
-            for slice_, rows in outcomes:
-                acknowledged.append((slice_, *self._persist_one(slice_, rows)))
-            for site in {slice_.dataset.site for slice_, _ in outcomes} & self._parks.keys():
+        answered = {slice_.dataset.site for slice_, _ in outcomes} & self._parks.keys()
+
+        def write() -> "List[tuple[Slice, Optional[int], Optional[int]]]":
+            acknowledged = [(slice_, *self._persist_one(slice_, rows)) for slice_, rows in outcomes]
+            for site in answered:
                 self._store.park(site, None)
-                del self._parks[site]
             if self._run_id is not None:
                 self._store.save_run(self._run_id, self._figures(RUNNING), ended=False)
             self._may_hold_rows = True
-            self._store.commit()
-            self._beat_at = self._clock()
-        except BaseException:
-            self._store.rollback()
-            raise
+            return acknowledged
+
+        acknowledged = self._transact(write)
+        self._beat_at = self._clock()
+        for site in answered:
+            del self._parks[site]
         for slice_, following, published in acknowledged:
             site = slice_.dataset.site
             self._answered[site] = self._answered.get(site, 0) + 1
@@ -402,6 +424,28 @@ class Coordinator:
             if number is not None:
                 self._productive.add(number)
         self._breaker.succeeded()
+
+    def _transact(self, work: Callable[[], T]) -> T:
+        """Do *work* in a transaction; once more when the store lost that, so *work* changes nothing but the store."""
+        deadline = None
+        while True:
+            self._store.begin(self._halt)
+            try:
+                found = work()
+                self._store.commit()
+                return found
+            except StoreLost as error:
+                self._store.rollback()
+                now = self._clock()
+                deadline = deadline or now + _PATIENCE
+                if now > deadline:
+                    raise
+                logger.warning("%s; doing the transaction again", error)
+                if self._halt.wait(0.1):
+                    raise Halted from error
+            except BaseException:
+                self._store.rollback()
+                raise
 
     def _persist_one(self, slice_: Slice, rows: Rows) -> "tuple[Optional[int], Optional[int]]":
         """(start row of the day's next slice or None, rows published or None when the day is not whole)."""
@@ -450,9 +494,7 @@ class Coordinator:
         if verdict is Verdict.PARKED and plan.parked is error:  # not for each slice of its batch
             self._park_site(slice_.dataset.site, error)
         if verdict is Verdict.DAY_FAILED:
-            self._store.begin(self._halt)
-            self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
-            self._store.commit()
+            self._transact(lambda: self._store.fail_day(slice_.dataset, slice_.key.date, str(error)))
 
     def _settle_endless(self, slice_: Slice) -> None:
         """A day that never comes to an end: the server ignores startRow, say.  Give it up, with what is staged."""
@@ -460,10 +502,12 @@ class Coordinator:
         logger.warning("%s: %s", slice_, error)
         self._batch_of.pop(slice_, None)
         self.plan.datasets[slice_.dataset].fail_day(slice_.key, error)
-        self._store.begin(self._halt)
-        self._store.unstage(slice_.dataset, [slice_.key.date])
-        self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
-        self._store.commit()
+
+        def give_up() -> None:
+            self._store.unstage(slice_.dataset, [slice_.key.date])
+            self._store.fail_day(slice_.dataset, slice_.key.date, str(error))
+
+        self._transact(give_up)
 
     def _settle_ended(self, ended: BatchEnded) -> None:
         batch = self._batches.pop(ended.batch.number)

@@ -33,6 +33,11 @@ class LeaseLost(StoreError):
     """Another sync took this run for dead and went on in its place.  Nothing acknowledged is lost."""
 
 
+class StoreLost(StoreError):
+    """The connection to the database broke, or a transaction was broken off.  It is done again; when the database
+    stays away for minutes the run parks, and the same command goes on."""
+
+
 class StoreMissing(StoreError):
     """There is no store to read yet."""
 

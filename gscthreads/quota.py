@@ -42,6 +42,9 @@ _STEP = 0.25
 #: Seconds between looks while something unpredictable is waited for (an answer, our turn).
 _LOOK = 0.05
 
+#: Seconds after a halt for which an answer of the ledger is waited for.
+_GRACE = 0.3
+
 T = TypeVar("T")
 States = MutableMapping[str, Dict[str, Any]]
 
@@ -56,6 +59,9 @@ class QuotaLedger(abc.ABC):
 
         Raises StoreLocked when it is not our turn yet.
         """
+
+    def interrupt(self) -> None:
+        """From any thread: an ``update`` that waits for an answer must not wait longer."""
 
     def close(self) -> None:
         """Let go of everything; twice is fine."""
@@ -237,8 +243,10 @@ class Quota:
         self._account = account
         self._enabled = enabled
         self._clock = clock
-        self._lock = threading.Lock()  # guards everything below; never held while waiting for calls or for our turn
+        self._turn = threading.Lock()  # guards the ledger, which may wait for other processes and for a server
         self._ledger: QuotaLedger = ledger or LocalLedger(clock)
+        self._lock = threading.Lock()  # guards everything below, for a moment; may be taken while holding _turn
+        self._closed = threading.Event()
         self._name = uuid.uuid4().hex[:12]
         self._numbers = itertools.count()
         self._open: Dict[str, Set[str]] = {}  # site -> our grants that are not settled
@@ -251,8 +259,15 @@ class Quota:
 
     def share(self, ledger: QuotaLedger) -> None:
         """From now on the budgets are those in *ledger*.  To be called before the first ``acquire``."""
-        with self._lock:
+        with self._turn:
             self._ledger = ledger
+
+        def watch() -> None:
+            while not self._closed.wait(_GRACE):
+                ledger.interrupt()
+
+        if type(ledger).interrupt is not QuotaLedger.interrupt:
+            self._halt.on_set(threading.Thread(target=watch, name=f"{__name__}-watch", daemon=True).start)
 
     def burst(self, site: str) -> int:
         """Most calls that one HTTP batch to *site* should have now."""
@@ -284,14 +299,15 @@ class Quota:
             while not self._halt.is_set():
                 wait = _LOOK
                 with self._lock:
-                    if waiting[0] is turn:
-                        try:
-                            granted = self._try(site, calls)
-                        except StoreLocked:
-                            granted = _LOOK / 2
-                        if isinstance(granted, Grant):
-                            return granted
-                        wait = granted
+                    first = waiting[0] is turn
+                if first:
+                    try:
+                        granted = self._try(site, calls)
+                    except StoreLocked:
+                        granted = _LOOK / 2
+                    if isinstance(granted, Grant):
+                        return granted
+                    wait = granted
                 self._halt.wait(wait)
             return None
         finally:
@@ -323,21 +339,27 @@ class Quota:
 
     def renew(self) -> None:
         """Tell the ledger now and then that we live and wait for answers.  Cheap: call it often."""
+        now = self._clock()
         with self._lock:
-            now = self._clock()
-            if now - self._renewed_at < RENEWED:
+            if now - self._renewed_at < RENEWED or not self._enabled:
                 return
+            grants = {site: set(names) for site, names in self._open.items() if names}
             self._renewed_at = now
-            for site, grants in self._open.items():
-                if grants and self._enabled:
-                    try:
-                        self._update(site, _renew(grants))
-                    except StoreLocked:
-                        self._renewed_at = now - RENEWED + 1.0  # soon again
+        if not self._turn.acquire(blocking=False):  # whoever holds it may wait for long
+            self._renewed_at = now - RENEWED + 1.0  # soon again
+            return
+        try:
+            for site, names in grants.items():
+                self._update(site, _renew(names))
+        except StoreLocked:
+            self._renewed_at = now - RENEWED + 1.0
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         """Let go of the ledger.  A worker that comes back late finds one that nobody shares."""
-        with self._lock:
+        with self._turn:
+            self._closed.set()
             ledger, self._ledger = self._ledger, LocalLedger(self._clock)
             ledger.close()
 
@@ -367,10 +389,12 @@ class Quota:
                 bucket.take(name, most, now)
             return Grant(site, most, now, name)
 
-        found = self._update(site, change)
-        if isinstance(found, Grant):
-            self._open.setdefault(site, set()).add(found.name)
-            self._count(found)
+        with self._turn:
+            found = self._update(site, change)
+            if isinstance(found, Grant):
+                with self._lock:
+                    self._open.setdefault(site, set()).add(found.name)
+                    self._count(found)
         return found
 
     def _count(self, grant: Grant) -> None:
@@ -383,16 +407,15 @@ class Quota:
 
     def _give_back(self, grant: Grant, change: Callable[[List[TokenBucket], float], Any]) -> None:
         """Until the ledger takes it: an answer that is not noted would keep its calls in the log too long."""
-        while True:
-            with self._lock:
-                self._open.get(grant.site, set()).discard(grant.name)
-                if not self._enabled:
-                    return
-                try:
+        with self._lock:
+            self._open.get(grant.site, set()).discard(grant.name)
+        while self._enabled:
+            try:
+                with self._turn:
                     self._update(grant.site, change)
-                    return
-                except StoreLocked:
-                    pass
+                return
+            except StoreLocked:
+                pass
             if self._halt.wait(_LOOK / 2):
                 return  # its calls leave the log by themselves
 
@@ -411,11 +434,12 @@ class Quota:
         return self._ledger.update(list(keys.values()), on_states)
 
     def _see(self, site: str, buckets: List[TokenBucket], now: float) -> None:
-        self._bursts[site] = min(bucket.burst for bucket in buckets)
-        if buckets[0].pace.reduced:
-            self._paces[site] = buckets[0].rate(now)
-        else:
-            self._paces.pop(site, None)
+        with self._lock:
+            self._bursts[site] = min(bucket.burst for bucket in buckets)
+            if buckets[0].pace.reduced:
+                self._paces[site] = buckets[0].rate(now)
+            else:
+                self._paces.pop(site, None)
 
 
 def _renew(grants: Set[str]) -> Callable[[List[TokenBucket], float], None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .figures import Result
 from .stores import open_store
+from .stores.base import Store
 from .verify import Verification
 
 
@@ -54,7 +55,7 @@ def result_text(result: Result) -> str:
     )
 
 
-def read_status(store_url: str, *, sites: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+def read_status(store_url: Union[str, Store], *, sites: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     """What the store holds, dataset by dataset, and its last runs.
 
     ``missing`` counts days without a line in the ledger between a dataset's first and last.

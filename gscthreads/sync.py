@@ -29,7 +29,7 @@ from .client import Client
 from .concurrency import MOST
 from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_ca_bundle, check_root
 from .coordinator import Coordinator, Only
-from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked
+from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked, StoreLost
 from .figures import RUNNING, Counters, Result, Snapshot
 from .halt import Halt, Halted
 from .model import Rows, Slice
@@ -206,7 +206,7 @@ class Sync:
             coordinator.run()
         except Halted:
             pass
-        except (StoreFull, StoreLocked, LeaseLost) as caught:
+        except (StoreFull, StoreLocked, StoreLost, LeaseLost) as caught:
             coordinator.park(str(caught))
             logger.error("parked: %s", caught)
         except BaseException as caught:
@@ -234,7 +234,7 @@ class Sync:
             on_sent=lambda slices, again: coordinator.count_sent(slices, again),
         )
         if config.rate_limit_enabled:
-            self._quota.share(self._store.quota_ledger())
+            self._quota.share(self.config.ledger or self._store.quota_ledger())
 
         coordinator = Coordinator(
             config=config,

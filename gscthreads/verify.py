@@ -516,7 +516,7 @@ def _ask_google(
         burst=config.batch_size, account=access.account, halt=halt, enabled=config.rate_limit_enabled,
     )
     if config.rate_limit_enabled:
-        quota.share(store.quota_ledger())
+        quota.share(config.ledger or store.quota_ledger())
     check = SpotCheck(store, client, quota, halt, dice=dice)
     oldest = pacific.oldest_day(today)
     try:

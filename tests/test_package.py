@@ -86,8 +86,10 @@ LAYERS = [
     {"_version", "errors", "halt", "backoff", "concurrency", "pace"},
     {"model", "refusals", "pacific", "sites", "figures", "keyfile"},
     {"quota"},
-    {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.schema", "stores.sqlite_sync"},
-    {"plan", "parking", "tokenserver", "client", "stores.sqlite"},
+    {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.layout", "stores.schema",
+     "stores.sqlite_sync", "stores.postgres_link", "stores.postgres_schema"},
+    {"stores.postgres_sync"},
+    {"plan", "parking", "tokenserver", "client", "stores.sqlite", "stores.postgres"},
     {"auth", "stores", "worker"},
     {"config"},
     {"coordinator"},
@@ -103,7 +105,7 @@ LAYERS = [
 def modules():
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] != "simulator":
+        if parts[0] not in ("simulator", "contrib"):
             yield path, parts, ".".join(part for part in parts if part != "__init__") or "__init__"
 
 
@@ -123,6 +125,16 @@ def test_imports_are_relative_and_point_one_way():
             for target in (".".join((*base, name)) for name in names):
                 if not target.startswith("simulator"):
                     assert rank[target] < rank[module], f"{module} imports {target}"
+
+
+def test_what_is_for_frameworks_stands_on_the_package_and_is_not_needed_by_it():
+    for path in (ROOT / "contrib").rglob("*.py"):
+        depth = len(path.relative_to(ROOT).parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(name.name.split(".")[0] == "gscthreads" for name in node.names), path
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level <= depth and (node.level or (node.module or "").split(".")[0] != "gscthreads"), path
 
 
 def test_the_look_alike_shares_no_code_with_the_rest():

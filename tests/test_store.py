@@ -1,4 +1,4 @@
-"""The store contract, held against every store.  Adding one is a line in STORES."""
+"""The store contract, held against every store.  Adding one is a line in PLACES."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from gscthreads.stores import open_store
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, Park, RunFigures
 from gscthreads.stores.sqlite import SQLiteStore
 
-STORES = {"sqlite": SQLiteStore}
 PAGE = Dataset("sc-domain:a.com", Report("page", ("page",)), "web")
 QUERY = Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web")
 WIDE = Dataset("sc-domain:a.com", Report("wide", ("page", "country", "device")), "image")
@@ -34,9 +33,79 @@ COLUMNS = {
 }
 
 
-@pytest.fixture(params=sorted(STORES))
-def store(request, tmp_path):
-    made = STORES[request.param](str(tmp_path / "search.db"))
+class SQLitePlace:
+    """Where a store may be: makes Store objects, as several processes would, and other programs' connections."""
+
+    def __init__(self, folder):
+        self.path = str(folder / "search.db")
+        self.url = f"sqlite:///{self.path}"
+
+    def store(self):
+        return SQLiteStore(self.path)
+
+    def columns(self, view):
+        with self.other() as run:
+            return [each[1] for each in run(f"PRAGMA table_info({view})")]
+
+    @contextlib.contextmanager
+    def other(self):
+        """Another program's connection, which commits each statement."""
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            yield lambda statement: connection.execute(statement).fetchall()
+
+
+class PostgresPlace:
+    def __init__(self, folder):
+        from tests import postgres_server
+
+        self.url = postgres_server.server().schema()
+
+    def store(self):
+        return open_store(self.url)
+
+    def columns(self, view):
+        with self.other() as run:
+            return [name for name, in run(
+                "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema()"
+                f" AND table_name = '{view}' ORDER BY ordinal_position"
+            )]
+
+    @contextlib.contextmanager
+    def other(self):
+        from gscthreads.stores.postgres_link import connector
+
+        connect, _, schema = connector(self.url)
+        with contextlib.closing(connect()) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            cursor.execute(f'SET search_path TO "{schema or "public"}"')
+
+            def run(statement):
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+
+            yield run
+
+
+PLACES = {"sqlite": SQLitePlace, "postgres": PostgresPlace}
+
+
+@pytest.fixture(params=sorted(PLACES))
+def place(request, tmp_path):
+    return PLACES[request.param](tmp_path)
+
+
+@pytest.fixture
+def sqlite_store(tmp_path):
+    made = SQLiteStore(str(tmp_path / "search.db"))
+    made.open()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(place):
+    made = place.store()
     made.open()
     yield made
     made.close()
@@ -77,12 +146,11 @@ def ack(received=25_000):
     return Acknowledged(received, DAY, "final")
 
 
-def test_the_views_have_their_fixed_columns(store):
+def test_the_views_have_their_fixed_columns(place, store):
     publish(store, PAGE, DAY, pages(a=1))
     for view, columns in COLUMNS.items():
         store.read(f"SELECT {columns.replace(' ', ', ')} FROM {view}")
-        with contextlib.closing(sqlite3.connect(store.path)) as database:
-            assert [each[1] for each in database.execute(f"PRAGMA table_info({view})")] == columns.split()
+        assert place.columns(view) == columns.split()
 
 
 def test_a_day_of_one_slice_is_published_as_served(store):
@@ -140,24 +208,25 @@ def test_a_rolled_back_transaction_leaves_nothing_and_ids_are_looked_up_again(st
     assert store.read("SELECT page, clicks FROM gsc_page_daily") == [("b", 3)]
 
 
-def test_a_reader_sees_the_old_day_until_the_new_one_is_committed(store):
+def test_a_reader_sees_the_old_day_until_the_new_one_is_committed(place, store):
     publish(store, PAGE, DAY, pages(a=1), status=PROVISIONAL)
-    with contextlib.closing(sqlite3.connect(store.path)) as reader:
-        question = "SELECT (SELECT group_concat(page || clicks) FROM gsc_page_daily)," \
-                   " (SELECT group_concat(page || clicks) FROM gsc_page_lifetime), (SELECT status FROM gsc_days)"
+    with place.other() as read:
+        question = "SELECT (SELECT page || clicks FROM gsc_page_daily)," \
+                   " (SELECT page || clicks FROM gsc_page_lifetime), (SELECT status FROM gsc_days)"
         store.begin(Halt())
         store.publish(PAGE, DAY, pages(b=2), status=FINAL, calls=1)
-        assert reader.execute(question).fetchall() == [("a1", "a1", "provisional")]
+        assert read(question) == [("a1", "a1", "provisional")]
         store.commit()
-        assert reader.execute(question).fetchall() == [("b2", "b2", "final")]
+        assert read(question) == [("b2", "b2", "final")]
 
 
 LIFETIME = (
-    "SELECT page, clicks, impressions, first_seen, last_seen, days_seen, round(position, 9) FROM gsc_page_lifetime"
+    "SELECT page, clicks, impressions, first_seen, last_seen, days_seen, round(CAST(position AS NUMERIC), 9)"
+    " FROM gsc_page_lifetime"
 )
 AGAIN = (
     "SELECT page, sum(clicks), sum(impressions), min(date), max(date), count(*),"
-    " round(sum(position * impressions) / sum(CASE WHEN position IS NOT NULL THEN impressions END), 9)"
+    " round(CAST(sum(position * impressions) / sum(CASE WHEN position IS NOT NULL THEN impressions END) AS NUMERIC), 9)"
     " FROM gsc_page_daily GROUP BY page"
 )
 
@@ -169,19 +238,11 @@ AGAIN = (
         min_size=1, max_size=12,
     )
 )
-def test_lifetime_totals_equal_their_recomputation_whatever_is_replaced(tmp_path, steps):
-    path = str(tmp_path / "lifetime.db")
-    for suffix in ("", "-wal", "-shm", "-sync"):
-        with contextlib.suppress(OSError):
-            os.unlink(path + suffix)
-    store = SQLiteStore(path)
-    store.open()
-    try:
-        for number, clicks in steps:
-            publish(store, PAGE, DAY + dt.timedelta(days=number), pages(**clicks))
-            assert sorted(store.read(LIFETIME)) == sorted(store.read(AGAIN))
-    finally:
-        store.close()
+def test_lifetime_totals_equal_their_recomputation_whatever_is_replaced(place, store, steps):
+    # One store for all examples: each goes on from where the last one left it.
+    for number, clicks in steps:
+        publish(store, PAGE, DAY + dt.timedelta(days=number), pages(**clicks))
+        assert sorted(store.read(LIFETIME)) == sorted(store.read(AGAIN))
 
 
 def test_top_queries_can_be_widened_without_new_rows(store):
@@ -200,7 +261,7 @@ def test_a_report_name_keeps_its_dimensions(store):
             store.prepare([other], top_queries=20)
 
 
-def test_failing_and_unstaging_days(store):
+def test_failing_and_unstaging_days(place, store):
     with transaction(store):
         store.stage(PAGE, SliceKey(DAY, 0), pages(a=1), ack())
         store.fail_day(PAGE, DAY, "gone")
@@ -213,9 +274,9 @@ def test_failing_and_unstaging_days(store):
     assert store.ledger(PAGE, DAY, DAY)[DAY].slices == {}
 
 
-def another(store):
+def another(place):
     """A second process's store object, as it were."""
-    made = type(store)(store.path)
+    made = place.store()
     made.open()
     return made
 
@@ -226,9 +287,9 @@ def start(store, *datasets):
         return store.start_run("{}"), store.claim(datasets)
 
 
-def test_runs_are_noted_and_one_that_ended_without_a_word_was_killed(store):
+def test_runs_are_noted_and_one_that_ended_without_a_word_was_killed(place, store):
     start(store)
-    with contextlib.closing(another(store)) as second:
+    with contextlib.closing(another(place)) as second:
         store.close()
         run, _ = start(second)
         with transaction(second):
@@ -244,9 +305,9 @@ def test_runs_are_noted_and_one_that_ended_without_a_word_was_killed(store):
     store.open()
 
 
-def test_a_dataset_is_leased_to_one_run_and_the_others_are_told_who_holds_it(store):
+def test_a_dataset_is_leased_to_one_run_and_the_others_are_told_who_holds_it(place, store):
     assert start(store, PAGE)[1] == {}
-    with contextlib.closing(another(store)) as second:
+    with contextlib.closing(another(place)) as second:
         _, held = start(second, PAGE, QUERY)
         assert list(held) == [PAGE]
         assert f"process {os.getpid()} on" in held[PAGE]
@@ -257,18 +318,18 @@ def test_a_dataset_is_leased_to_one_run_and_the_others_are_told_who_holds_it(sto
     assert store.read("SELECT count(*) FROM gsc_performance") == [(2,)]
 
 
-def test_a_lease_is_free_once_its_run_has_ended(store):
+def test_a_lease_is_free_once_its_run_has_ended(place, store):
     run, _ = start(store, PAGE)
-    with contextlib.closing(another(store)) as second:
+    with contextlib.closing(another(place)) as second:
         with transaction(store):
             store.save_run(run, RunFigures("complete", 0, 0, 0, 0, 0, 0.0), ended=True)
         assert start(second, PAGE)[1] == {}
 
 
-def test_who_gives_no_sign_of_life_loses_its_leases_and_writes_nothing_more(store, monkeypatch):
+def test_who_gives_no_sign_of_life_loses_its_leases_and_writes_nothing_more(place, store, monkeypatch):
     start(store, PAGE)
     monkeypatch.setattr(f"{type(store).__module__}.LEASE_SECONDS", -1.0)
-    with contextlib.closing(another(store)) as second:
+    with contextlib.closing(another(place)) as second:
         assert start(second, PAGE)[1] == {}
         with pytest.raises(LeaseLost, match="took this one for dead"):
             store.begin(Halt())
@@ -277,12 +338,12 @@ def test_who_gives_no_sign_of_life_loses_its_leases_and_writes_nothing_more(stor
         assert second.read("SELECT status FROM gsc_runs ORDER BY run_id") == [("killed",), ("running",)]
 
 
-def test_a_park_is_remembered_until_the_site_answers(store):
+def test_a_park_is_remembered_until_the_site_answers(place, store):
     since = dt.datetime(2026, 1, 5, 12, 0, tzinfo=dt.timezone.utc)
     park = Park(since, since + dt.timedelta(minutes=15), "load quota exceeded")
     with transaction(store):
         store.park(PAGE.site, park)
-    with contextlib.closing(another(store)) as second:
+    with contextlib.closing(another(place)) as second:
         assert second.parks() == {PAGE.site: park}
         with transaction(second):
             second.park(PAGE.site, park._replace(until=since))
@@ -293,8 +354,8 @@ def test_a_park_is_remembered_until_the_site_answers(store):
     assert store.parks() == {}
 
 
-def test_all_runs_on_a_store_share_its_budgets(store):
-    with contextlib.closing(another(store)) as second:
+def test_all_runs_on_a_store_share_its_budgets(place, store):
+    with contextlib.closing(another(place)) as second:
         first_ledger, second_ledger = store.quota_ledger(), second.quota_ledger()
         first_ledger.update(["site a", "user b"], lambda states, now: states["site a"].update(level=3))
         assert second_ledger.update(["site a"], lambda states, now: dict(states["site a"])) == {"level": 3}
@@ -304,16 +365,16 @@ def test_all_runs_on_a_store_share_its_budgets(store):
         second_ledger.close()
 
 
-def test_a_reader_is_not_disturbed(store):
+def test_a_reader_is_not_disturbed(place, store):
     start(store)
-    reader = type(store)(store.path)
+    reader = place.store()
     reader.open(writing=False)
     assert reader.read("SELECT status FROM gsc_runs") == [("running",)]
     reader.close()
 
 
-def test_waiting_for_another_writer_ends_at_a_halt(store):
-    halt = Halt()
+def test_waiting_for_another_writer_ends_at_a_halt(sqlite_store):
+    store, halt = sqlite_store, Halt()
     halt.set("enough")
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -337,7 +398,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
 
 
 def test_many_pages_are_remembered_in_bounded_memory(store, monkeypatch):
-    monkeypatch.setattr("gscthreads.stores.sqlite._REMEMBERED_PAGES", 3)
+    monkeypatch.setattr(f"{type(store).__module__}._REMEMBERED_PAGES", 3)
     for number in range(4):
         publish(store, PAGE, DAY + dt.timedelta(days=number), pages(a=1, b=2, **{f"c{number}": 3}))
     assert store.read("SELECT count(*) FROM gsc_page") == [(6,)]
@@ -345,10 +406,10 @@ def test_many_pages_are_remembered_in_bounded_memory(store, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [999, 32766])
-def test_old_sqlites_take_fewer_parameters_a_statement(store, limit, monkeypatch):
+def test_old_sqlites_take_fewer_parameters_a_statement(sqlite_store, limit, monkeypatch):
     monkeypatch.setattr("gscthreads.stores.sqlite._MOST_PARAMETERS", limit)
-    assert publish(store, PAGE, DAY, pages(**{f"p{number}": number for number in range(1234)})) == 1234
-    assert store.read("SELECT count(*), sum(clicks) FROM gsc_page_daily") == [(1234, 1234 * 1233 // 2)]
+    assert publish(sqlite_store, PAGE, DAY, pages(**{f"p{number}": number for number in range(1234)})) == 1234
+    assert sqlite_store.read("SELECT count(*), sum(clicks) FROM gsc_page_daily") == [(1234, 1234 * 1233 // 2)]
 
 
 def test_files_that_are_not_ours_are_left_alone(tmp_path):

@@ -222,7 +222,7 @@ def test_the_share_of_clicks_is_of_the_days_both_know():
 
 
 def test_rows_are_compared_by_key_and_number():
-    rows = Rows(2, 2, [("p", [(-2, -4, "q", "usa", "", "", None, 1.5), (-1, -4, "r", "usa", "", "", 0.3, None)])])
+    rows = Rows.of([("p", [(-2, -4, "q", "usa", "", "", None, 1.5), (-1, -4, "r", "usa", "", "", 0.3, None)])])
     same = [("q", "usa", None, 2, 4, 0.5, 1.5), ("r", "usa", None, 1, 4, 0.3, None)]
     assert difference(same, rows) == ("", 0)
     assert difference(same[:1], rows) == ("", 1)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Union
+
 from ..errors import ConfigError
 from .base import Store
 
 
-def open_store(url: str) -> Store:
-    """The store that *url* names, not opened yet: ``sqlite:///file.db`` (``sqlite:////absolute/file.db``).
+def open_store(url: Union[str, Store]) -> Store:
+    """The store that *url* names, not opened yet: ``sqlite:///file.db`` (``sqlite:////absolute/file.db``), or
+    ``postgresql://user:password@host/database`` (``?schema=name``, and libpq's own parameters).
 
-    Raises ConfigError for anything else.
+    A Store is itself.  Raises ConfigError for anything else.
     """
+    if isinstance(url, Store):
+        return url
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "sqlite":
         path = rest[1:] if rest.startswith("/") else ""
@@ -19,9 +24,16 @@ def open_store(url: str) -> Store:
         from .sqlite import SQLiteStore
 
         return SQLiteStore(path)
+    if separator and scheme in ("postgresql", "postgres"):
+        try:
+            from .postgres import PostgresStore
+        except ImportError as error:
+            raise ConfigError(f"a store in Postgres needs psycopg2 ({error}): pip install psycopg2-binary") from error
+        return PostgresStore(url)
     if not separator and url.endswith((".db", ".sqlite", ".sqlite3")):
         raise ConfigError(f"store {url!r} is a bare file name; write sqlite:///{url}")
-    raise ConfigError(f"store {_without_password(url)!r} is of no known kind; use sqlite:///search.db")
+    raise ConfigError(f"store {_without_password(url)!r} is of no known kind; use sqlite:///search.db or"
+                      " postgresql://user:password@host/database")
 
 
 def _without_password(url: str) -> str:

@@ -178,3 +178,12 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         """All rows of a reading statement on the views, for status and demo."""
+
+
+def row_words(status: str, noted: int, counted: int) -> str:
+    """What is wrong with a day of *status* that has *counted* rows, of which *noted* were published."""
+    if status in (OPEN, FAILED):
+        return f"{counted} rows of a day that is {status}"
+    if noted != counted:
+        return f"{counted} rows where {noted} were published"
+    return "numbers that were not published"

@@ -3,6 +3,10 @@ the tables beneath are ours to change, by appending to MIGRATIONS."""
 
 from __future__ import annotations
 
+import re
+import sqlite3
+from typing import Iterator
+
 #: ``PRAGMA application_id`` of our files ("gsct"), so that another program's database is not taken for ours.
 APPLICATION_ID = 0x67736374
 
@@ -139,8 +143,79 @@ ALTER TABLE gsc_day ADD COLUMN impressions REAL;
 ALTER TABLE gsc_day ADD COLUMN positions REAL;
 """
 
-#: Each entry lifts the schema by one ``user_version``.  Append only: users' files hold every older version.
-MIGRATIONS = (_TABLES + _VIEWS, _SHARING)
+_KEYED = """
+-- the views again with a key of one column, for programs that need one (the Django admin), and the parts of that key by
+-- which a line is found at once; moments as Django writes them to SQLite
+CREATE VIEW gsc_keyed_performance AS
+SELECT f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank,
+       s.site, s.report, s.search_type, d.date, p.page, f.query, g.country, g.device, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
+LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment;
+
+CREATE VIEW gsc_keyed_page_daily AS
+SELECT f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank,
+       s.site, s.search_type, d.date, p.page, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
+JOIN gsc_page p ON p.id = f.page
+WHERE s.report = 'page';
+
+CREATE VIEW gsc_keyed_top_queries AS
+SELECT f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank,
+       s.site, s.search_type, d.date, p.page, f.query, f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id AND f.rank <= s.top_queries
+JOIN gsc_page p ON p.id = f.page
+WHERE s.report = 'page_query';
+
+CREATE VIEW gsc_keyed_page_lifetime AS
+SELECT l.dataset || '-' || l.page AS id, l.dataset AS dataset_id, l.page AS page_id,
+       s.site, s.search_type, p.page, l.clicks, l.impressions,
+       CAST(l.clicks AS REAL) / nullif(l.impressions, 0) AS ctr,
+       l.weight / 1073741824.0 / nullif(l.weighed, 0) AS position, l.first_seen, l.last_seen, l.days_seen
+FROM gsc_lifetime l JOIN gsc_dataset s ON s.id = l.dataset JOIN gsc_page p ON p.id = l.page;
+
+CREATE VIEW gsc_keyed_days AS
+SELECT d.id, s.site, s.report, s.search_type, d.date, d.status, d.rows, d.calls,
+       replace(replace(d.published_at, 'T', ' '), 'Z', '') AS published_at, d.error
+FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id;
+
+CREATE VIEW gsc_keyed_runs AS
+SELECT run_id, replace(replace(started_at, 'T', ' '), 'Z', '') AS started_at,
+       replace(replace(ended_at, 'T', ' '), 'Z', '') AS ended_at,
+       status, days, rows, calls, retries, peak_qpm, seconds, settings, uptime, restarts, faults, halt_seconds
+FROM gsc_runs;
+"""
+
+#: Each entry lifts the schema by one version.  Append only: users' files hold every older version.
+MIGRATIONS = (_TABLES + _VIEWS, _SHARING, _KEYED)
+
+
+def upgrades(version: int, *, shared: bool) -> Iterator[str]:
+    """Scripts that lift a file from *version* (0: without our tables), each to be run in a transaction of its own.
+
+    The version is the file's ``user_version``.  A *shared* file holds other programs' tables too, and its header is
+    theirs: there it is the one line of ``gsc_meta``.
+    """
+    if shared and not version:
+        yield "CREATE TABLE IF NOT EXISTS gsc_meta (version INTEGER NOT NULL);"
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        if shared:
+            yield f"{script} DELETE FROM gsc_meta; INSERT INTO gsc_meta (version) VALUES ({number});"
+        else:
+            yield f"{script} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of *script*, for drivers that take one at a time."""
+    statement = ""
+    for part in re.split("(?<=;)", script):
+        statement += part
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
 
 #: Where a slice's rows go.
 FACTS = "gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position)"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import itertools
-import operator
 import os
 import shutil
 import socket
@@ -30,7 +28,9 @@ from .base import (
     Park,
     RunFigures,
     Store,
+    row_words,
 )
+from .layout import laid_out
 from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
@@ -47,10 +47,15 @@ _REMEMBERED_PAGES = 100_000
 
 
 class SQLiteStore(Store):
-    """A store in the file *path*."""
+    """A store in the file *path*.
 
-    def __init__(self, path: str) -> None:
+    *shared*: the file may hold another program's tables, beside which ours are made (each name begins with ``gsc_``).
+    A file that was once shared is known again without being told.
+    """
+
+    def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
+        self.shared = shared
         self.created = False
         self._sync = SyncFile(path)
         self._sync_created = False
@@ -79,7 +84,8 @@ class SQLiteStore(Store):
                 else:
                     self._db = self._connect()
                     self._db.execute("PRAGMA query_only = ON")
-                    self._check_ours()
+                    if not self._check_ours():
+                        raise StoreMissing(f"{self.path} holds nothing of gscthreads yet; run a sync first")
         except BaseException:
             self.close(discard=True)
             raise
@@ -88,7 +94,7 @@ class SQLiteStore(Store):
         self._sync_created = not os.path.exists(self._sync.path)
         with self._sync.alone():
             self._run_lock = RunLock(self.path)  # first: who is about to discard the database looks for it
-            self.created = not os.path.exists(self.path)
+            self.created = not self.shared and not os.path.exists(self.path)
             self._db = self._connect()
             self._migrate()
 
@@ -146,12 +152,19 @@ class SQLiteStore(Store):
         return database
 
     def _check_ours(self) -> int:
-        """The schema version of the file, 0 when it is empty; StoreError when it is somebody else's."""
+        """The schema version of the file, 0 when it has no tables of ours; StoreError when it is somebody else's."""
         application = self._one("PRAGMA application_id")
         version = int(self._one("PRAGMA user_version"))
         if application != schema.APPLICATION_ID:
-            if application or version or self._one("SELECT count(*) FROM sqlite_master"):
+            if self._one("SELECT count(*) FROM sqlite_master WHERE name = 'gsc_meta'"):
+                self.shared = True
+                version = int(self._one("SELECT coalesce(max(version), 0) FROM gsc_meta"))
+            elif self.shared:
+                version = 0
+            elif application or version or self._one("SELECT count(*) FROM sqlite_master"):
                 raise StoreError(f"{self.path} is another program's database; choose another file")
+        else:
+            self.shared = False
         if version > len(schema.MIGRATIONS):
             raise StoreError(f"{self.path} was written by a newer gscthreads (schema {version}); upgrade this one")
         return version
@@ -163,11 +176,8 @@ class SQLiteStore(Store):
         # NORMAL: a kill loses nothing; a power cut may lose the newest commits whole, never a part of one.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 8000")  # pages: 32 MB between checkpoints
-        for number, script in enumerate(schema.MIGRATIONS[version:], version + 1):
-            database.executescript(
-                f"BEGIN IMMEDIATE; {script}\n PRAGMA application_id = {schema.APPLICATION_ID};"
-                f"PRAGMA user_version = {number}; COMMIT;"
-            )
+        for script in schema.upgrades(version, shared=self.shared):
+            database.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
         database.execute("CREATE TEMP TABLE gsc_gone (page INTEGER PRIMARY KEY)")
 
     # -- transactions
@@ -319,31 +329,12 @@ class SQLiteStore(Store):
         self._connection().execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
 
     def _columns(self, dataset: Dataset, rows: Rows) -> List[_Column]:
-        """page, rank, query, segment, clicks, impressions, ctr and position, in the order of gsc_fact's key, so that
-        the table is written as if appended to: dense pages, no searching."""
+        """page, rank, query, segment, clicks, impressions, ctr and position of *rows*, in the order of gsc_fact's key:
+        dense pages, no searching."""
         ids = self._page_ids(rows.pages) if "page" in dataset.report.dimensions else [0]
-        counts = rows.counts
-        segments = self._segment_column(rows)
-        columns: List[Optional[Sequence[Any]]] = [
-            rows.query, segments, rows.clicks, rows.impressions, rows.ctr, rows.position
-        ]
-        groups = sorted(range(len(ids)), key=ids.__getitem__)
-        if groups != list(range(len(ids))):
-            starts = list(itertools.accumulate(counts, initial=0))
-            take = operator.itemgetter(
-                *itertools.chain.from_iterable([range(starts[group], starts[group + 1]) for group in groups])
-            )
-            columns = [None if column is None else take(column) for column in columns]
-            ids = [ids[group] for group in groups]
-            counts = [counts[group] for group in groups]
-        pages: Optional[List[int]] = None if ids == [0] else ids
-        ranks: Optional[List[int]] = None
-        if rows.kept != len(ids):
-            pages = pages and list(itertools.chain.from_iterable(map(itertools.repeat, ids, counts)))
-            ranks = list(itertools.chain.from_iterable([range(1, count + 1) for count in counts]))
+        page, rank, query, segment, *numbers = laid_out(rows, ids, self._segment_column(rows))
         return [
-            _column(pages, "0"), _column(ranks, "1"), _column(columns[0]), _column(columns[1], "0"),
-            *map(_column, columns[2:]),
+            _column(page, "0"), _column(rank, "1"), _column(query), _column(segment, "0"), *map(_column, numbers)
         ]
 
     def _insert(self, into: str, fixed: Tuple[int, ...], columns: Sequence[_Column]) -> int:
@@ -524,7 +515,7 @@ class SQLiteStore(Store):
         )
         number = found[0] if found else (0,)
         flaws = [
-            Flaw("rows", dataset, dt.date.fromisoformat(date), _row_words(status, noted, counted))
+            Flaw("rows", dataset, dt.date.fromisoformat(date), row_words(status, noted, counted))
             for date, status, noted, counted in self.read(schema.AUDIT_DAYS, number)
         ]
         known = {flaw.date for flaw in flaws}
@@ -636,18 +627,6 @@ def _find_pages(room: int) -> str:
         f"WITH wanted (place, page) AS (SELECT * FROM (VALUES {wanted}) LIMIT ?)"
         " SELECT group_concat(place), group_concat(id) FROM wanted CROSS JOIN gsc_page USING (page)"
     )
-
-
-def _row_words(status: str, noted: int, counted: int) -> str:
-    if status in (OPEN, FAILED):
-        return f"{counted} rows of a day that is {status}"
-    if noted != counted:
-        return f"{counted} rows where {noted} were published"
-    return "numbers that were not published"
-
-
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seeds", default="0:100", help="first:stop, or one seed")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--postgres", action="store_true", help="store into a Postgres that is restarted in between")
     parser.add_argument("--fail-fast", action="store_true")
     parser.add_argument("-v", "--verbose", action="store_true", help="run in this process, tell every round")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -33,17 +34,20 @@ def main() -> int:
     first, _, stop = options.seeds.partition(":")
     seeds = list(range(int(first), int(stop or int(first) + 1)))
     if options.child or options.verbose:
-        return _child(seeds, options.verbose)
-    return _many(seeds, options.jobs, options.fail_fast)
+        return _child(seeds, options.verbose, options.postgres)
+    return _many(seeds, options.jobs, options.fail_fast, options.postgres)
 
 
-def _child(seeds: List[int], verbose: bool) -> int:
+def _child(seeds: List[int], verbose: bool, postgres: bool) -> int:
+    from tests.postgres_server import own_server
+
     from .runner import run_seed
 
+    server = own_server() if postgres else None
     failed = 0
     for seed in seeds:
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
-        report = run_seed(seed)
+        report = run_seed(seed, server)
         faulthandler.cancel_dump_traceback_later()
         failed += not report.ok
         if verbose:
@@ -53,7 +57,7 @@ def _child(seeds: List[int], verbose: bool) -> int:
     return 1 if failed else 0
 
 
-def _many(seeds: List[int], jobs: int, fail_fast: bool) -> int:
+def _many(seeds: List[int], jobs: int, fail_fast: bool, postgres: bool) -> int:
     chunks: "queue.Queue[List[int]]" = queue.Queue()
     for start in range(0, len(seeds), CHUNK):
         chunks.put(seeds[start:start + CHUNK])
@@ -77,6 +81,7 @@ def _many(seeds: List[int], jobs: int, fail_fast: bool) -> int:
             except queue.Empty:
                 return
             command = [sys.executable, "-m", "tests.chaos", "--child", "--seeds", f"{todo[0]}:{todo[-1] + 1}"]
+            command += ["--postgres"] * postgres
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             with subprocess.Popen(command, cwd=ROOT, **pipes) as child:
                 errors: List[str] = []
@@ -100,7 +105,8 @@ def _many(seeds: List[int], jobs: int, fail_fast: bool) -> int:
                 reader.join()
             if todo and not over.is_set():
                 fail(todo[0], f"seed {todo[0]}: the process died (status {child.returncode}) or hung\n{errors[0]}"
-                              f"  again: python -m tests.chaos --seeds {todo[0]} -v")
+                              f"  again: python -m tests.chaos --seeds {todo[0]} -v"
+                              f"{' --postgres' * postgres}")
                 if todo[1:]:
                     chunks.put(todo[1:])
 

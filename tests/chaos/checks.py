@@ -14,6 +14,10 @@ import threading
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple
 
+from gscthreads.errors import StoreMissing
+from gscthreads.stores import open_store
+from gscthreads.stores.base import Store
+
 #: Seconds that threads and sockets get to end by themselves; only for saying that they never will.
 MOMENT = 15.0
 
@@ -21,17 +25,53 @@ COLUMNS = ("page", "query", "country", "device")
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(str(path), timeout=10)) as database, database:
+def opened(place: str) -> Iterator[Any]:
+    """What is stored at *place*, a SQLite file or a Postgres URL; to be asked by ``execute`` and ``?``."""
+    if is_url(place):
+        with contextlib.closing(open_store(place)) as store:
+            store.open(writing=False)
+            yield _Reader(store)
+        return
+    with contextlib.closing(sqlite3.connect(str(place), timeout=10)) as database, database:
         yield database
+
+
+def is_url(place: str) -> bool:
+    return "://" in str(place)
+
+
+def url_of(place: str) -> str:
+    return str(place) if is_url(place) else f"sqlite:///{place}"
+
+
+class _Reader:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> "_Found":
+        return _Found(self._store.read(statement, values))
+
+
+class _Found(List[Tuple[Any, ...]]):
+    def fetchall(self) -> "_Found":
+        return self
+
+    def fetchone(self) -> Any:
+        return self[0] if self else None
 
 
 def ledger(path: str, limit: int = 25_000) -> Set[Tuple[str, str, str, str, int]]:
     """(site, report, search type, date, start row) of every slice acknowledged for good."""
-    if not os.path.exists(path):
+    if not is_url(path) and not os.path.exists(path):
         return set()
-    with opened(path) as database:
-        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'gsc_slice'").fetchone()[0]:
+    with contextlib.ExitStack() as stack:
+        try:
+            database = stack.enter_context(opened(path))
+        except StoreMissing:
+            return set()
+        if not is_url(path) and not database.execute(
+            "SELECT count(*) FROM sqlite_master WHERE name = 'gsc_slice'"
+        ).fetchone()[0]:
             return set()
         found = set(database.execute(
             "SELECT s.site, s.report, s.search_type, d.date, a.start_row FROM gsc_slice a"
@@ -92,9 +132,9 @@ def differences(sim: Any, path: str, *, site: str, reports: Sequence[str], kinds
             count = database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             if count:
                 wrong.append(f"{count} rows left in {table}")
-        (words,), = database.execute("PRAGMA integrity_check")
-        if words != "ok":
-            wrong.append(f"integrity_check: {words}")
+        for words, in [] if is_url(path) else database.execute("PRAGMA integrity_check"):
+            if words != "ok":
+                wrong.append(f"integrity_check: {words}")
         orphans = database.execute("SELECT count(*) FROM gsc_fact WHERE day NOT IN (SELECT id FROM gsc_day"
                                    " WHERE status IN ('final', 'provisional'))").fetchone()[0]
         if orphans:
@@ -102,7 +142,7 @@ def differences(sim: Any, path: str, *, site: str, reports: Sequence[str], kinds
     return wrong
 
 
-def _derived(database: sqlite3.Connection, top_queries: int) -> List[str]:
+def _derived(database: Any, top_queries: int) -> List[str]:
     """The derived views, recomputed from gsc_performance in Python."""
     daily, groups = [], collections.defaultdict(list)
     pages: Dict[Tuple[Any, ...], List[Tuple[Any, ...]]] = collections.defaultdict(list)

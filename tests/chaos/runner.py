@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import random
+import signal
 import tempfile
 import threading
 import time
@@ -64,30 +65,37 @@ class Report:
 class _Errors(logging.Handler):
     """Collects exceptions that the package logged although nobody raised them on purpose."""
 
-    def __init__(self) -> None:
+    def __init__(self, excused: str = "nothing") -> None:
         super().__init__(logging.WARNING)
+        self.excused = excused
         self.found: List[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not on_purpose(error):
+        if error is not None and not on_purpose(error) and self.excused not in record.getMessage():
             self.found.append(f"logged {record.getMessage()}: {error!r}")
 
 
-def run_seed(seed: int) -> Report:
-    """One scenario from beginning to end.  Not to be called from several threads: it patches the process."""
+def run_seed(seed: int, server: Any = None) -> Report:
+    """One scenario from beginning to end.  Not to be called from several threads: it patches the process.
+
+    *server*: a Postgres of our own (tests/postgres_server.py) to store into; its connections are cut now and then, and
+    it is restarted in the middle of a run.
+    """
     scenario = draw(seed)
     report = Report(seed, scenario=repr(scenario))
     began = time.monotonic()
     before = checks.Belongings()
-    log, errors = logging.getLogger("gscthreads"), _Errors()
+    # Without its server a run can't write that it has ended; the next one does.
+    log, errors = logging.getLogger("gscthreads"), _Errors("nothing" if server is None else "note the end")
     level, propagate = log.level, log.propagate
     log.setLevel(logging.WARNING)
     log.propagate = False
     log.addHandler(errors)
     try:
         with tempfile.TemporaryDirectory(prefix="gscthreads-chaos-") as folder:
-            _Chaos(scenario, report, os.path.join(folder, "search.db")).run()
+            place = os.path.join(folder, "search.db") if server is None else server.database()
+            _Chaos(scenario, report, place, server).run()
     finally:
         log.removeHandler(errors)
         log.setLevel(level)
@@ -100,10 +108,13 @@ def run_seed(seed: int) -> Report:
 
 
 class _Chaos:
-    def __init__(self, scenario: Scenario, report: Report, path: str) -> None:
+    def __init__(self, scenario: Scenario, report: Report, path: str, server: Any = None) -> None:
         self.scenario = scenario
         self.report = report
         self.path = path
+        self.server = server
+        self.dice = random.Random(scenario.seed)
+        self.restart: Optional[threading.Event] = None  # set: the server is to be restarted
         self.seams = Seams()
         self.recorder = Recorder()
         self.today = pacific.today()
@@ -150,7 +161,7 @@ class _Chaos:
     def round(self, plan: Round) -> str:
         """One run of the sync; its status."""
         self.prepare(plan)
-        store = SeamStore(open_store(f"sqlite:///{self.path}"), self.seams, self.recorder)
+        store = SeamStore(open_store(checks.url_of(self.path)), self.seams, self.recorder)
         config = gscthreads.SyncConfig(
             sites=[SITE], store=store, credentials=self.sim.credentials(), start=self.dates[0], end=self.dates[-1],
             api_root=self.sim.url, force=plan.force, **self.scenario.settings,
@@ -184,12 +195,30 @@ class _Chaos:
         for point, passage, index in plan.errors:
             kinds: Any = STORE_ERRORS if point.startswith("store.") else WORKER_ERRORS
             seams.at(point, passage, _raiser(kinds[index]))
+        if self.server is not None:
+            self.prepare_server(plan)
         if plan.revoke:
             seams.at(*plan.revoke, lambda words: sim.revoke(refresh=False))
         if plan.change is not None:
             self.change(plan.change)
         if plan.force:
             self.recorder.new_round(forget=True)
+
+    def prepare_server(self, plan: Round) -> None:
+        dice = self.dice
+        points = [f"store.{name}.{when}" for name in ("begin", "stage", "publish", "save_run", "commit")
+                  for when in ("before", "after")]
+        if not plan.faults:  # the last round, without excuses
+            return
+        for _ in range(dice.randrange(4)):
+            self.seams.at(dice.choice(points), dice.randint(2, 12), lambda words: self.cut())
+        restart = self.restart = threading.Event()
+        if dice.random() < 0.3:
+            self.seams.at(dice.choice(points), dice.randint(2, 8), lambda words: restart.set())
+
+    def cut(self) -> None:
+        with contextlib.suppress(self.server.Error):  # it is being restarted
+            self.server.cut(self.path)
 
     def change(self, age: int) -> None:
         rows = [(f"https://example.com/changed/{number}", f"query {self.seen}", "usa", "MOBILE", 1, 5 + number, 2.0)
@@ -203,6 +232,8 @@ class _Chaos:
     def wait(self, run: Any, plan: Round) -> str:
         error: Optional[BaseException] = None
         try:
+            if self.restart is not None:
+                self.wait_to_restart(run)
             run.wait(HANG)
         except TimeoutError:
             self.report.failures.append(f"hang: the run still goes on after {HANG:g} s\n{stacks()}")
@@ -227,6 +258,18 @@ class _Chaos:
         if status == "complete" and (error is not None or result.exit_status != 0):
             self.report.failures.append(f"complete, but {error!r} and exit status {result.exit_status}")
         return status
+
+    def wait_to_restart(self, run: Any) -> None:
+        """Restart the server once that is asked for; from this thread, with which it ends."""
+        restart, self.restart = self.restart, None
+        until = time.monotonic() + HANG
+        while run.result is None and time.monotonic() < until:
+            if restart.wait(0.01):
+                self.server.stop(self.dice.choice((signal.SIGINT, signal.SIGQUIT)))
+                self.server.start()
+                return
+            with contextlib.suppress(TimeoutError):
+                run.wait(0.01)
 
     def after(self, plan: Round, status: str) -> None:
         """Between two runs: nothing goes on, nothing acknowledged was asked for."""

@@ -9,6 +9,8 @@ import os
 
 import pytest
 
+from tests import postgres_server
+
 from . import schedule
 from .runner import run_seed
 
@@ -20,6 +22,12 @@ pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="coun
 @pytest.mark.parametrize("seed", range(FIRST, STOP))
 def test_a_sync_in_chaos_ends_with_the_truth_and_leaves_nothing_behind(seed):
     report = run_seed(seed)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("seed", range(FIRST, STOP, 5))
+def test_the_same_in_postgres_with_connections_cut_and_the_server_restarted(seed):
+    report = run_seed(seed, postgres_server.own_server())
     assert report.ok, str(report)
 
 

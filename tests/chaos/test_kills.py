@@ -33,10 +33,23 @@ def sim():
         yield running
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_place(request, tmp_path):
+    """Makes places for a store: file names, or URLs of Postgres."""
+    numbers = itertools.count()
+    if request.param == "postgres":
+        from tests import postgres_server
+
+        return postgres_server.server().schema
+    return lambda: tmp_path / f"{next(numbers)}.db"
+
+
 def settings(sim, path, dates, **more):
     return {
-        "sites": [small.SITE], "store": f"sqlite:///{path}", "credentials": sim.credentials(), "start": dates[-1],
-        "end": dates[0], "api_root": sim.url, "rate_limit_enabled": False, "batch_size": 3, **more,
+        "sites": [small.SITE], "store": checks.url_of(path), "credentials": sim.credentials(), "start": dates[-1],
+        "end": dates[0], "api_root": sim.url, "rate_limit_enabled": False, "batch_size": 3,
+        "wait": checks.is_url(path),  # a moment: the killed run's server process may not have noticed yet
+        **more,
     }
 
 
@@ -45,14 +58,14 @@ def statuses(path):
         return collections.Counter(status for status, in database.execute("SELECT status FROM gsc_runs"))
 
 
-def test_a_kill_at_any_boundary_of_a_transaction_loses_nothing_and_refetches_nothing(zygote, sim, tmp_path):
+def test_a_kill_at_any_boundary_of_a_transaction_loses_nothing_and_refetches_nothing(zygote, sim, new_place):
     dates = small.days(4)
     reached = []
     # How many boundaries there are depends on how the workers' answers meet; the last ones are named instead.
     ends = [{"die_in": f"store.{name}.{when}"} for name in ("prepare", "close") for when in ("before", "after")]
     everywhere = itertools.chain(ends, ({"die_at": number} for number in itertools.count(1)))
-    for number, death in enumerate(everywhere):
-        path = tmp_path / f"{number}.db"
+    for death in everywhere:
+        path = new_place()
         values = settings(sim, path, dates, max_concurrency=1, max_in_flight=1, batch_size=2)
         ended = zygote.sync(values, limit=small.LIMIT, **death)
         if ended.status is not None:
@@ -67,8 +80,8 @@ def test_a_kill_at_any_boundary_of_a_transaction_loses_nothing_and_refetches_not
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_storm_of_kills_each_a_few_boundaries_after_the_last_ends_with_the_truth(seed, zygote, sim, tmp_path):
-    dice, dates, path = random.Random(seed), small.days(12), tmp_path / "search.db"
+def test_a_storm_of_kills_each_a_few_boundaries_after_the_last_ends_with_the_truth(seed, zygote, sim, new_place):
+    dice, dates, path = random.Random(seed), small.days(12), new_place()
     order = dice.choice(("newest", "oldest"))
     values = settings(sim, path, dates, max_concurrency=3, order=order, max_open_days=dice.choice((1, 2, 16)))
     kills = 0
@@ -88,11 +101,11 @@ def test_a_storm_of_kills_each_a_few_boundaries_after_the_last_ends_with_the_tru
     assert set(statuses(path)) == {"complete", "killed"}
 
 
-def test_kills_at_random_instants_lose_nothing_and_refetch_nothing(zygote, sim, tmp_path):
+def test_kills_at_random_instants_lose_nothing_and_refetch_nothing(zygote, sim, new_place):
     dice, dates = random.Random(KILLS), small.days(40)
     kills = generation = 0
     while kills < KILLS:
-        path = tmp_path / f"{generation}.db"
+        path = new_place()
         generation += 1
         values = settings(sim, path, dates, max_concurrency=dice.choice((1, 3)), batch_size=dice.choice((1, 4, 20)))
         acknowledged, status = set(), None

@@ -1,0 +1,195 @@
+"""Syncs as Celery tasks: one for each site and range of dates, and one that queues them for many sites.
+
+    app = Celery("project", broker=..., include=["gscthreads.contrib.celery"])
+
+    def search_data():
+        return {"store": os.environ["GSC_STORE"], "credentials": "/etc/project/credentials.json"}
+
+    app.conf.gscthreads = search_data
+
+    sync_site.delay("sc-domain:example.com", "-30d", "yesterday")
+
+Only site, start and end travel through the broker.  Everything else, credentials above all, is a setting of the
+application: a dict, or (better, because Celery shows its settings to whoever asks the workers) a function that returns
+one.  Its keys are those of SyncConfig, ``sites`` for ``sync_sites``, and ``ledger``, which may be the URL of a Redis.
+
+A task that can go on later asks to be tried again; a wrong setting, bad credentials or a site that Google refuses is an
+error at once.  All of it may be repeated, moved to another worker or killed at any instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence
+
+from celery import shared_task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker import state as worker_state
+
+from ..config import SyncConfig
+from ..errors import ConfigError, GscError, StoreError
+from ..figures import COMPLETE, FAILED, HALTED, Result
+from ..stores import open_store
+from ..sync import Sync
+
+#: Seconds before a task that can go on later is tried again: at first, and at most.  Not more, because a broker without
+#: timers (Redis) takes a message that waits for an hour for lost, and delivers it once more.
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 1800.0
+
+#: Times a task is tried again because of faults that pass.  Waiting for a quota or another process has no such limit:
+#: give the task ``expires`` if it must not go on for ever.
+MOST_FAULTS = 5
+
+#: Seconds between looks whether the task was revoked.
+_LOOK = 0.5
+
+#: Kinds of faults that no repetition mends.
+_LASTING = {"Denied", "BadRequest"}
+
+
+class SyncFailed(GscError):
+    """At least one dataset could not be synced, and won't be by trying again."""
+
+
+class SyncUnfinished(GscError):
+    """The same task goes on where this one stopped."""
+
+
+@shared_task(bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=None)
+def sync_site(self: Any, site: str, start: str = "16m", end: str = "yesterday") -> Dict[str, Any]:
+    """Copy *site* from *start* to *end* (as the command line takes them; relative ones are looked at when the task
+    runs, also when it runs again)."""
+    settings = _settings(self.app)
+    settings.pop("sites", None)
+    if self.request.retries:
+        _wait_for_quota(self, settings.get("store"), site)
+    run = Sync(SyncConfig(sites=[site], start=start, end=end, **settings))
+    try:
+        result = _watch(run, self.request.id)
+    except SoftTimeLimitExceeded as error:
+        moved = run.result is not None and run.result.days > 0
+        _again(self, error, 0.0, at_most=None if moved else MOST_FAULTS)
+    except StoreError as error:
+        _again(self, error, _pause(self), at_most=MOST_FAULTS)
+    if result.status == COMPLETE:
+        return {"site": site, **{name: getattr(result, name) for name in (
+            "status", "days", "rows", "calls", "http_batches", "retries", "seconds", "peak_qpm")}}
+    if result.status == HALTED:
+        _end_halted(self, result)
+    if result.status == FAILED:
+        if _LASTING & result.faults.keys():
+            raise SyncFailed(result.reason)
+        _again(self, SyncUnfinished(result.reason), _pause(self), at_most=MOST_FAULTS)
+    _again(self, SyncUnfinished(result.reason), _pause(self, result.resume_at))
+
+
+@shared_task(bind=True)
+def sync_sites(
+    self: Any, sites: Optional[Sequence[str]] = None, start: str = "16m", end: str = "yesterday"
+) -> List[str]:
+    """Queue a ``sync_site`` for each of *sites* (default: the setting ``sites``), and return the ids of those tasks.
+    They expire when this one would have."""
+    if sites is None:
+        sites = _settings(self.app).get("sites")
+    if not sites or isinstance(sites, str):
+        raise ConfigError("sites must be a list of properties, in the call or in the application's setting gscthreads")
+    return [sync_site.apply_async((site, start, end), expires=self.request.expires).id for site in sites]
+
+
+def _settings(app: Any) -> Dict[str, Any]:
+    """What the application says of its syncs, as keywords of SyncConfig (and ``sites``)."""
+    found = app.conf.get("gscthreads")
+    if callable(found):
+        found = found()
+    if not isinstance(found, dict):
+        raise ConfigError("the Celery application needs a setting gscthreads: a dict, or a function that returns one,"
+                          " with store, credentials and any other setting of SyncConfig")
+    settings = dict(found)
+    for name in settings.keys() & {"start", "end"}:
+        raise ConfigError(f"{name} is an argument of the task, no setting of the application")
+    if isinstance(settings.get("ledger"), str):
+        from .redis import RedisLedger
+
+        settings["ledger"] = RedisLedger(settings["ledger"])
+    return settings
+
+
+def _watch(run: Sync, task_id: Optional[str]) -> Result:
+    """Run it to its end, or halt it when the task is revoked or out of time."""
+    with _halted_by_sigterm(run), run:
+        run.start()
+        while True:
+            try:
+                return run.wait(timeout=_LOOK)
+            except TimeoutError:
+                if task_id in worker_state.revoked:  # where nobody can be terminated: threads, greenlets, solo
+                    run.halt("the task was revoked")
+
+
+@contextlib.contextmanager
+def _halted_by_sigterm(run: Sync) -> Iterator[None]:
+    """Where SIGTERM would end the process (a child of the prefork pool, whose task is revoked or whose worker shuts
+    down) it halts *run* first.  Then the process ends by it, as its parent expects."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    came: List[int] = []
+
+    def halt(number: int, frame: Optional[FrameType]) -> None:
+        came.append(number)
+        run.halt("SIGTERM")
+
+    signal.signal(signal.SIGTERM, halt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if came:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_halted(task: Any, result: Result) -> NoReturn:
+    """The task was revoked, or the worker goes away and another one takes the message."""
+    if task.request.id not in worker_state.revoked:
+        raise Reject(result.reason, requeue=True)
+    task.backend.mark_as_revoked(task.request.id, result.reason, request=task.request)
+    raise Ignore(result.reason)
+
+
+def _wait_for_quota(task: Any, store: Any, site: str) -> None:
+    """Don't ask Google before the moment that the last try was told; a wait of hours comes here in several steps."""
+    if not isinstance(store, str):
+        return
+    opened = open_store(store)
+    try:
+        opened.open(writing=False)
+        park = opened.parks().get(site)
+    except StoreError:  # not there yet, or something that the sync itself deals with
+        return
+    finally:
+        opened.close()
+    if park is not None and park.until > dt.datetime.now(dt.timezone.utc):
+        _again(task, SyncUnfinished(park.reason), _pause(task, park.until.strftime("%Y-%m-%dT%H:%M:%SZ")))
+
+
+def _pause(task: Any, resume_at: str = "") -> float:
+    """Seconds to leave it alone: until *resume_at*, or longer each time; at most ``LONGEST_PAUSE``."""
+    if not resume_at:
+        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(task.request.retries, 10)))
+    until = dt.datetime.strptime(resume_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
+    return min(LONGEST_PAUSE, max(1.0, (until - dt.datetime.now(dt.timezone.utc)).total_seconds() + 1.0))
+
+
+def _again(task: Any, error: Exception, seconds: float, *, at_most: Optional[int] = None) -> NoReturn:
+    """Have the task tried again in *seconds*, unless it was *at_most* times; without a worker it is just an error."""
+    if task.request.called_directly or task.request.is_eager:
+        raise error
+    raise task.retry(exc=error, countdown=seconds, max_retries=at_most)

@@ -1,0 +1,621 @@
+"""The Postgres store: one schema, any number of runs and readers, on one machine or many.
+
+A run is known by its line in gsc_run.  Every transaction of a run begins by adding one to ``serial`` there, if the run
+still counts as running and ``serial`` is what the run itself expects.  That one statement is the sign of life, the
+fence against a run that was taken for dead, the answer to "did the commit happen?" after a connection broke in the
+middle of one, and the proof that a server which has come back (as a stand-by, say) still has what was committed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import functools
+import io
+import os
+import socket
+import threading
+import time
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+
+from ..errors import ConfigError, LeaseLost, StoreError, StoreLost, StoreMissing
+from ..halt import Halt, Halted
+from ..model import Dataset, Report, Rows, SliceKey
+from ..quota import QuotaLedger
+from . import postgres_schema as schema
+from .base import (
+    FAILED,
+    LEASE_SECONDS,
+    OPEN,
+    PROVISIONAL,
+    Acknowledged,
+    DayRecord,
+    Flaw,
+    Park,
+    RunFigures,
+    Store,
+    row_words,
+)
+from .layout import laid_out
+from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
+from .postgres_sync import PostgresLedger, lock_key
+
+#: Seconds to wait for a server that went away in the middle of a run (it restarts, or fails over), and for locks.
+PATIENCE = 300.0
+
+#: Seconds for which a halted run waits for an answer of the server; then the connection is broken off.
+_GRACE = 0.5
+
+#: Most page URLs remembered; about 20 MB.  Beyond it the memory starts anew and ids are looked up again.
+_REMEMBERED_PAGES = 100_000
+
+_OLDEST_SERVER = 120000
+
+T = TypeVar("T")
+
+
+class _Transaction(NamedTuple):
+    """The run in whose name a transaction was begun, and the ``serial`` it will have when it is committed."""
+
+    run: int
+    serial: int
+
+
+class PostgresStore(Store):
+    """A store in the database that *where* names: a ``postgresql://`` URL, or a function that makes a connection of
+    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing."""
+
+    def __init__(self, where: Union[str, Connect], *, schema: str = "", label: str = "Postgres") -> None:
+        if isinstance(where, str):
+            connect, label, named = connector(where)
+            schema = schema or named
+        else:
+            connect = where
+        self._connect = connect
+        self._link = Link(connect, label, schema=check_schema(schema))
+        self._opened = False
+        self._writing = False
+        self._halt: Optional[Halt] = None
+        self._run: Optional[_Transaction] = None  # as last committed
+        self._pending: Optional[_Transaction] = None  # as it will be once this transaction is
+        self._ended = False  # this transaction ends the run
+        self._closed = threading.Event()
+        self._datasets: Dict[Dataset, int] = {}
+        self._days: Dict[Tuple[Dataset, dt.date], int] = {}
+        self._pages: Dict[str, int] = {}
+        self._segments: Dict[Tuple[str, str, str], int] = {}
+        self._top_queries = 20
+
+    @property
+    def label(self) -> str:
+        """What messages call the place; no secrets."""
+        return self._link.label
+
+    # -- open and close
+
+    def open(self, *, writing: bool = True) -> None:
+        if self._opened:
+            raise StoreError(f"this store object is in use; make another one for {self.label}")
+        self._opened, self._writing = True, writing
+        try:
+            self._check_server()
+            self._migrate(writing=writing)
+        except StoreLost as error:  # there is nothing yet that would be worth waiting for
+            self.close()
+            raise StoreError(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_server(self) -> None:
+        version = self._link.connect().server_version
+        if version < _OLDEST_SERVER:
+            raise StoreError(f"{self.label} runs Postgres {version // 10000}; this needs 12 or newer")
+
+    def _migrate(self, *, writing: bool) -> None:
+        """Bring the tables up to date; one process does it, the others wait."""
+        newest = len(schema.MIGRATIONS)
+        version = self._once(self._version)
+        if version == newest:
+            return
+        if version > newest:
+            raise StoreError(f"{self.label} was written by a newer gscthreads (schema {version}); upgrade this one")
+        if not writing:
+            if version == 0:
+                raise StoreMissing(f"{self.label} holds nothing of gscthreads yet; run a sync first")
+            raise StoreError(f"{self.label} was written by an older gscthreads; run a sync once to bring it up to date")
+        self._link.begin(f"SET LOCAL lock_timeout = {int(PATIENCE * 1000)}")
+        try:
+            self._link.execute("SELECT pg_advisory_xact_lock(%s)", (self._lock_key("migrations"),))
+            if not self._link.one("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (self._link.schema,)):
+                self._link.execute(f'CREATE SCHEMA "{self._link.schema}"')
+            version = self._version()
+            for script in schema.MIGRATIONS[version:]:
+                self._link.execute(script)
+            self._link.execute("DELETE FROM gsc_meta")
+            self._link.execute("INSERT INTO gsc_meta (version) VALUES (%s)", (newest,))
+            self._link.commit()
+        finally:
+            self._link.rollback()
+
+    def _version(self) -> int:
+        """The version of our tables, 0 when there are none."""
+        if self._link.one("SELECT to_regclass(%s)", (f'"{self._link.schema}".gsc_meta',)) is None:
+            return 0
+        return int(self._link.one("SELECT coalesce(max(version), 0) FROM gsc_meta"))
+
+    def close(self, *, discard: bool = False) -> None:
+        self._closed.set()
+        self._link.forget()
+        self._opened = False
+        self._halt = self._run = self._pending = None
+        self._forget_ids()
+
+    def quota_ledger(self) -> QuotaLedger:
+        return PostgresLedger(Link(
+            self._connect, self.label, schema=self._link.schema, lock_timeout=0.05, statement_timeout=30.0
+        ))
+
+    # -- transactions
+
+    def begin(self, halt: Halt) -> None:
+        self._listen(halt)
+        self._patiently(self._begin)
+
+    def _begin(self) -> None:
+        self._pending, self._ended = None, False
+        if self._run is None:
+            self._link.begin()
+            return
+        run, serial = self._run
+        if self._link.begin(
+            "UPDATE gsc_run SET beat = clock_timestamp(), serial = serial + 1"
+            " WHERE id = %s AND status = 'running' AND serial = %s", self._run
+        ).rowcount != 1:
+            found = self._link.rows("SELECT status, serial FROM gsc_run WHERE id = %s", (run,))
+            if found and found[0] == ("running", serial):  # another process looked at the line just then
+                raise StoreLost(f"{self.label}: the run's line was being changed")
+            self.rollback()
+            if found and found[0][0] != "running":
+                raise LeaseLost(f"another sync of {self.label} took this one for dead and went on in its place")
+            raise LeaseLost(f"{self.label} has lost transactions that it had confirmed (a fail-over?)")
+        self._pending = _Transaction(run, serial + 1)
+
+    def commit(self) -> None:
+        pending = self._pending
+        try:
+            self._link.commit()
+        except StoreLost as error:
+            if pending is None:
+                raise StoreError(f"{error}; whether the transaction was committed is not known") from error
+            self._link.forget()
+            if not self._patiently(functools.partial(self._has_committed, pending)):
+                raise
+        self._run = None if self._ended else pending
+        self._pending = None
+
+    def _has_committed(self, pending: _Transaction) -> bool:
+        """Whether the transaction in doubt is there; waits while the server is still at it (the line is locked)."""
+        self._link.begin()
+        try:
+            found = self._link.rows("SELECT serial FROM gsc_run WHERE id = %s FOR UPDATE", (pending.run,))
+        finally:
+            self._link.rollback()
+        return bool(found) and found[0][0] == pending.serial
+
+    def rollback(self) -> None:
+        self._link.rollback()
+        self._pending = None
+        self._forget_ids()  # may hold ids that were rolled back
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """*attempt* until it neither loses the connection nor meets a lock.  Raises Halted, or StoreLost when patience
+        ends."""
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.0  # a connection that broke is found out only by its next use: the first time proves nothing
+        while True:
+            try:
+                return attempt()
+            except StoreLost as error:
+                self._link.rollback()
+                if time.monotonic() > deadline:
+                    raise
+                if pause and self._wait(pause):
+                    raise Halted from error
+                pause = 0.1
+
+    def _wait(self, seconds: float) -> bool:
+        if self._halt is None:
+            time.sleep(seconds)
+            return False
+        return self._halt.wait(seconds)
+
+    def _listen(self, halt: Halt) -> None:
+        """A server that doesn't answer must not keep a halted run."""
+        if self._halt is halt:
+            return
+        self._halt = halt
+
+        closed = self._closed = threading.Event()
+
+        def watch() -> None:
+            while not closed.wait(0.05):
+                if self._link.waiting() > _GRACE:
+                    self._link.interrupt()
+
+        halt.on_set(threading.Thread(target=watch, name="gscthreads-store", daemon=True).start)
+
+    def _alone(self, name: str) -> None:
+        """Be the only transaction that does what *name* names, until it ends."""
+        while not self._link.one("SELECT pg_try_advisory_xact_lock(%s)", (self._lock_key(name),)):
+            if self._wait(0.02):
+                raise Halted
+
+    def _lock_key(self, name: str) -> int:
+        return lock_key(self._link.schema, name)
+
+    def _once(self, question: Callable[[], T]) -> T:
+        """The answer to *question*, inside the present transaction or one of its own."""
+        if self._link.in_transaction:
+            return question()
+        if not self._opened:
+            raise StoreError(f"{self.label} is not open")
+        self._link.begin()
+        try:
+            return question()
+        finally:
+            self._link.rollback()
+
+    def _forget_ids(self) -> None:
+        for memory in (self._datasets, self._days, self._pages, self._segments):
+            memory.clear()
+
+    # -- the ledger
+
+    def prepare(self, datasets: Iterable[Dataset], *, top_queries: int) -> None:
+        self._top_queries = top_queries
+        for dataset in datasets:
+            found = self._link.rows(
+                "SELECT id, dimensions, top_queries FROM gsc_dataset"
+                " WHERE site = %s AND report = %s AND search_type = %s", _names(dataset)
+            )
+            if not found:
+                continue
+            number, dimensions, ranked = found[0]
+            if dimensions != ",".join(dataset.report.dimensions):
+                raise ConfigError(
+                    f"report {dataset.report.name!r} is stored with dimensions {dimensions};"
+                    f" give {','.join(dataset.report.dimensions)} another name"
+                )
+            if ranked != top_queries:
+                self._link.execute("UPDATE gsc_dataset SET top_queries = %s WHERE id = %s", (top_queries, number))
+
+    def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
+        days: Dict[dt.date, DayRecord] = {}
+        found = self._once(lambda: self._link.rows(
+            "SELECT d.date, d.status, a.start_row, a.received, a.fetched_on, a.data_state"
+            " FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id LEFT JOIN gsc_slice a ON a.day = d.id"
+            " WHERE s.site = %s AND s.report = %s AND s.search_type = %s AND d.date BETWEEN %s AND %s",
+            (*_names(dataset), start, end),
+        ))
+        for date, status, start_row, received, fetched_on, data_state in found:
+            slices: Dict[int, Acknowledged] = {}
+            record = days.setdefault(date, DayRecord(status, slices))
+            if start_row is not None:
+                record.slices[start_row] = Acknowledged(received, fetched_on, data_state)  # type: ignore[index]
+        return days
+
+    def unstage(self, dataset: Dataset, dates: Iterable[dt.date]) -> None:
+        for date in dates:
+            self._forget_slices(self._day(dataset, date))
+
+    def fail_day(self, dataset: Dataset, date: dt.date, error: str) -> None:
+        self._link.execute(
+            "UPDATE gsc_day SET status = CASE WHEN status = %s THEN %s ELSE status END, error = %s WHERE id = %s",
+            (OPEN, FAILED, _plain(error)[:500], self._day(dataset, date)),
+        )
+
+    # -- rows
+
+    def stage(self, dataset: Dataset, key: SliceKey, rows: Rows, ack: Acknowledged) -> None:
+        day = self._day(dataset, key.date)
+        self._link.execute("DELETE FROM gsc_stage WHERE day = %s AND start_row = %s", (day, key.start_row))
+        self._copy("gsc_stage", {"day": day, "start_row": key.start_row}, dataset, rows)
+        self._link.execute(
+            "UPDATE gsc_day SET status = %s WHERE id = %s AND status = %s;"
+            " INSERT INTO gsc_slice (day, start_row, received, fetched_on, data_state) VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT (day, start_row) DO UPDATE SET received = excluded.received,"
+            " fetched_on = excluded.fetched_on, data_state = excluded.data_state",
+            (OPEN, day, FAILED, day, key.start_row, ack.received, ack.fetched_on, ack.data_state),
+        )
+
+    def publish(self, dataset: Dataset, date: dt.date, rows: Optional[Rows], *, status: str, calls: int) -> int:
+        day = self._day(dataset, date)
+        pages = dataset.report.name == "page"
+        gone = self._withdraw(dataset, day, pages)
+        if rows is None:
+            count = int(self._link.execute(schema.PUBLISH_STAGED, (day,)).rowcount)
+        else:
+            count = self._copy("gsc_fact", {"day": day}, dataset, rows)
+        if pages:
+            self._add_lifetime(dataset, day, date, gone)
+        self._forget_slices(day)
+        self._link.execute(
+            f"{schema.NOTE_SUMS}; UPDATE gsc_day SET status = %s, rows = %s, calls = %s,"
+            " published_at = clock_timestamp(), error = NULL WHERE id = %s",
+            (day, day, status, count, calls, day),
+        )
+        return count
+
+    def _withdraw(self, dataset: Dataset, day: int, pages: bool) -> Sequence[int]:
+        """Take a published day's rows out; those of its pages that gsc_lifetime counts."""
+        gone: Sequence[int] = ()
+        if pages:
+            gone = self._link.one(schema.LIFETIME_GONE, (day,)) or ()
+            if gone:
+                self._link.execute(schema.LIFETIME_SUBTRACT, (self._dataset(dataset), day))
+        self._link.execute("DELETE FROM gsc_fact WHERE day = %s", (day,))
+        return gone
+
+    def _add_lifetime(self, dataset: Dataset, day: int, date: dt.date, gone: Sequence[int]) -> None:
+        number = self._dataset(dataset)
+        self._link.execute(schema.LIFETIME_ADD, (number, date, date, day))
+        gone = gone and self._link.one(schema.LIFETIME_STILL_GONE, (list(gone), day)) or ()
+        if gone:
+            self._link.execute(schema.LIFETIME_DROP, (number, gone))
+            self._link.execute(schema.LIFETIME_REDATE, (number, gone, date))
+
+    def _forget_slices(self, day: int) -> None:
+        self._link.execute("DELETE FROM gsc_stage WHERE day = %s; DELETE FROM gsc_slice WHERE day = %s", (day, day))
+
+    def _copy(self, table: str, fixed: Dict[str, int], dataset: Dataset, rows: Rows) -> int:
+        """COPY *rows*, each after the *fixed* columns, into *table*; the number of rows."""
+        ids = self._page_ids(rows.pages) if "page" in dataset.report.dimensions else [0]
+        layout = laid_out(rows, ids, self._segment_column(rows))
+        written = {
+            name: numbers(column) for name, column in zip(layout._fields, layout)
+            if column is not None and name != "query"
+        }
+        if layout.query is not None:
+            written["query"] = texts(layout.query)
+        if rows.kept:
+            start = "".join(f"{value}\t" for value in fixed.values())
+            lines = f"\n{start}".join(map("\t".join, zip(*written.values())))
+            self._link.copy(
+                f"COPY {table} ({', '.join([*fixed, *written])}) FROM STDIN",
+                io.BytesIO(f"{start}{lines}\n".encode("utf-8")),
+            )
+        return rows.kept
+
+    # -- small integers for texts
+
+    def _page_ids(self, pages: Sequence[str]) -> List[int]:
+        known = self._pages
+        if len(known) + len(pages) > _REMEMBERED_PAGES:
+            known.clear()
+        missing = [page for page in pages if page not in known]
+        if missing:
+            self._find_pages(missing)
+            if any(page not in known for page in missing):
+                self._alone("pages")  # until the end of the transaction: nobody else makes one of these
+                self._find_pages([page for page in missing if page not in known])
+                self._add_pages([page for page in missing if page not in known])
+        return [known[page] for page in pages]
+
+    def _find_pages(self, pages: List[str]) -> None:
+        places, ids = self._link.rows(
+            "SELECT array_agg(w.place::integer), array_agg(p.id)"
+            " FROM unnest(%s::text[]) WITH ORDINALITY AS w (page, place) JOIN gsc_page p ON p.page = w.page",
+            ([_plain(page) for page in pages],),
+        )[0]
+        self._pages.update((pages[place - 1], number) for place, number in zip(places or (), ids or ()))
+
+    def _add_pages(self, pages: List[str]) -> None:
+        first = int(self._link.one("SELECT coalesce(max(id), 0) + 1 FROM gsc_page"))
+        plain: Dict[str, int] = {}  # two pages that differ by what Postgres can't store are one there
+        for page in pages:
+            self._pages[page] = plain.setdefault(_plain(page), first + len(plain))
+        lines = "".join(f"{number}\t{text}\n" for text, number in zip(texts(list(plain)), plain.values()))
+        self._link.copy("COPY gsc_page (id, page) FROM STDIN", io.BytesIO(lines.encode("utf-8")))
+
+    def _segment_column(self, rows: Rows) -> Optional[List[int]]:
+        """The segment of each row, None where no report has any; a dimension the report lacks is NULL in the table."""
+        if rows.country is rows.device is rows.appearance is None:
+            return None
+        if len(self._segments) > _REMEMBERED_PAGES:
+            self._segments.clear()
+        columns = [column or [""] * rows.kept for column in (rows.country, rows.device, rows.appearance)]
+        for segment in set(zip(*columns)) - self._segments.keys():
+            self._segments[segment] = self._segment([_plain(text) for text in segment])
+        return [self._segments[segment] for segment in zip(*columns)]
+
+    def _segment(self, values: List[str]) -> int:
+        question = (
+            "SELECT id FROM gsc_segment WHERE coalesce(country, '') = %s AND coalesce(device, '') = %s"
+            " AND coalesce(appearance, '') = %s"
+        )
+        found = self._link.rows(question, values)
+        if not found:
+            self._alone("pages")
+            found = self._link.rows(question, values) or self._link.rows(
+                "INSERT INTO gsc_segment (id, country, device, appearance)"
+                " SELECT coalesce(max(id), 0) + 1, %s, %s, %s FROM gsc_segment RETURNING id",
+                [value or None for value in values],
+            )
+        return int(found[0][0])
+
+    def _dataset(self, dataset: Dataset) -> int:
+        number = self._datasets.get(dataset)
+        if number is None:
+            find = "SELECT id FROM gsc_dataset WHERE site = %s AND report = %s AND search_type = %s"
+            if not self._link.rows(find, _names(dataset)):
+                self._link.execute(
+                    "INSERT INTO gsc_dataset (site, report, search_type, dimensions, top_queries)"
+                    " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    (*_names(dataset), ",".join(dataset.report.dimensions), self._top_queries),
+                )
+            number = self._datasets[dataset] = int(self._link.one(find, _names(dataset)))
+        return number
+
+    def _day(self, dataset: Dataset, date: dt.date) -> int:
+        number = self._days.get((dataset, date))
+        if number is None:
+            place = (self._dataset(dataset), date)
+            find = "SELECT id FROM gsc_day WHERE dataset = %s AND date = %s"
+            found = self._link.rows(find, place) or self._link.rows(
+                "INSERT INTO gsc_day (dataset, date, status) VALUES (%s, %s, 'open') RETURNING id", place
+            )
+            number = self._days[dataset, date] = int(found[0][0])
+        return number
+
+    # -- runs
+
+    def start_run(self, settings: str) -> int:
+        self._alone("runs")
+        for number, in self._link.rows("SELECT id FROM gsc_run WHERE status = 'running' ORDER BY id"):
+            self._lives(number)
+        run = int(self._link.one(
+            "INSERT INTO gsc_run (started_at, status, settings, host, pid, beat, backend_pid, backend_start)"
+            " VALUES (clock_timestamp(), 'running', %s, %s, %s, clock_timestamp(), %s, %s) RETURNING id",
+            (settings, _plain(socket.gethostname()), os.getpid(), *self._link.backend()),
+        ))
+        self._pending = _Transaction(run, 0)
+        return run
+
+    def claim(self, datasets: Iterable[Dataset]) -> Dict[Dataset, str]:
+        held: Dict[Dataset, str] = {}
+        self._alone("runs")
+        run = self._pending.run if self._pending is not None else 0
+        for dataset in datasets:
+            number = self._dataset(dataset)
+            found = self._link.rows(
+                "SELECT r.id, r.pid, r.host, to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+                " FROM gsc_lease l JOIN gsc_run r ON r.id = l.run WHERE l.dataset = %s AND r.id <> %s", (number, run)
+            )
+            if found and self._lives(found[0][0]):
+                held[dataset] = "being synced by process {} on {}, since {}".format(*found[0][1:])
+            else:
+                self._link.execute(
+                    "INSERT INTO gsc_lease (dataset, run) VALUES (%s, %s)"
+                    " ON CONFLICT (dataset) DO UPDATE SET run = excluded.run", (number, run)
+                )
+        return held
+
+    def _lives(self, run: int) -> bool:
+        """Whether a run that counts as running does; if not, it becomes killed and its leases are free.
+
+        Its server process ends with it, unless a pooler stands between; then only time tells.
+        """
+        dead = self._link.execute(
+            "UPDATE gsc_run r SET status = 'killed' WHERE id = %s AND status = 'running' AND ("
+            " beat < clock_timestamp() - %s * interval '1 second'"
+            " OR backend_pid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid"
+            " AND coalesce(a.backend_start, r.backend_start) = r.backend_start))",
+            (run, LEASE_SECONDS),
+        )
+        if dead.rowcount != 1:
+            return bool(self._link.rows("SELECT 1 FROM gsc_run WHERE id = %s AND status = 'running'", (run,)))
+        self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run,))
+        return False
+
+    def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
+        self._link.execute(
+            "UPDATE gsc_run SET status = %s, days = %s, rows = %s, calls = %s, retries = %s, peak_qpm = %s,"
+            " seconds = %s, uptime = %s, restarts = %s, faults = %s, halt_seconds = %s,"
+            " ended_at = CASE WHEN %s THEN clock_timestamp() END WHERE id = %s",
+            (*figures, ended, run_id),
+        )
+        if ended:
+            self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run_id,))
+            self._ended = True
+
+    def parks(self) -> Dict[str, Park]:
+        found = self._once(lambda: self._link.rows("SELECT site, since, until, reason FROM gsc_park"))
+        return {site: Park(_utc(since), _utc(until), reason) for site, since, until, reason in found}
+
+    def park(self, site: str, park: Optional[Park]) -> None:
+        self._link.execute("DELETE FROM gsc_park WHERE site = %s", (site,))
+        if park is not None:
+            self._link.execute(
+                "INSERT INTO gsc_park (site, since, until, reason) VALUES (%s, %s, %s, %s)",
+                (site, park.since, park.until, _plain(park.reason)[:500]),
+            )
+
+    # -- proofs
+
+    def datasets(self) -> List[Dataset]:
+        found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset ORDER BY 1, 2, 4")
+        return sorted(
+            Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
+            for site, report, dimensions, search_type in found
+        )
+
+    def audit(self, dataset: Dataset) -> List[Flaw]:
+        def look() -> List[Flaw]:
+            found = self._link.rows(
+                "SELECT id FROM gsc_dataset WHERE site = %s AND report = %s AND search_type = %s", _names(dataset)
+            )
+            number = found[0] if found else (0,)
+            flaws = [
+                Flaw("rows", dataset, date, row_words(status, noted, counted))
+                for date, status, noted, counted in self._link.rows(schema.AUDIT_DAYS, number)
+            ]
+            known = {flaw.date for flaw in flaws}
+            for date, in self._link.rows(schema.AUDIT_RANKS, number):
+                if date not in known:
+                    flaws.append(Flaw("rows", dataset, date, "rows are not in order of rank"))
+            for date, in self._link.rows(schema.AUDIT_STAGED, number):
+                flaws.append(Flaw("staged", dataset, date, "staged slices that belong to nothing"))
+            if dataset.report.name == "page":
+                stale = self._link.one(schema.AUDIT_LIFETIME, number * 4)
+                if stale:
+                    words = f"lifetime totals of {stale} pages are not their sums"
+                    flaws.append(Flaw("lifetime", dataset, None, words))
+            return flaws
+
+        return self._once(look)
+
+    def mend(self, flaws: Iterable[Flaw]) -> None:
+        for flaw in flaws:
+            if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page":
+                # Also before a day is replaced: that takes the day's rows, as they are, out of the totals.
+                number = self._dataset(flaw.dataset)
+                self._link.execute("DELETE FROM gsc_lifetime WHERE dataset = %s", (number,))
+                self._link.execute(schema.REBUILD_LIFETIME, (number,))
+            if flaw.date is None:
+                continue
+            day = self._day(flaw.dataset, flaw.date)
+            if flaw.kind == "staged":
+                self._forget_slices(day)
+            elif flaw.kind == "rows":
+                self._link.execute("UPDATE gsc_day SET status = %s WHERE id = %s", (PROVISIONAL, day))
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
+        if values:
+            statement = statement.replace("%", "%%").replace("?", "%s")
+        found = self._once(lambda: self._link.rows(statement, values))
+        return [tuple(map(_portable, row)) for row in found]
+
+
+def _names(dataset: Dataset) -> Tuple[str, str, str]:
+    return dataset.site, dataset.report.name, dataset.search_type
+
+
+def _plain(text: str) -> str:
+    """*text* as Postgres can store it (postgres_link.texts)."""
+    return text.replace("\0", "\ufffd")
+
+
+def _utc(moment: dt.datetime) -> dt.datetime:
+    return moment.astimezone(dt.timezone.utc)
+
+
+def _portable(value: Any) -> Any:
+    """A value as SQLite would give it."""
+    if isinstance(value, dt.datetime):
+        return _utc(value).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value

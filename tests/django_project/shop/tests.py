@@ -1,0 +1,388 @@
+"""The project's own tests, run by ``manage.py test shop.tests.<class>`` from tests/test_django.py, which starts the
+look-alike and chooses the test database."""
+
+import importlib
+import io
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import types
+from unittest import mock
+
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth.models import Permission, User
+from django.core import checks
+from django.core.management import CommandError, call_command
+from django.db import connection, connections, transaction
+from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase, override_settings
+from django.utils import timezone
+
+from shop.models import Product
+
+app = importlib.import_module(f"{settings.PACKAGE}.contrib.django")
+running = importlib.import_module(f"{settings.PACKAGE}.contrib.django.running")
+models = importlib.import_module(f"{settings.PACKAGE}.contrib.django.models")
+errors = importlib.import_module(f"{settings.PACKAGE}.errors")
+erase = importlib.import_module(f"{settings.PACKAGE}.contrib.django.testing").erase
+ADMIN = f"/admin/{apps.get_containing_app_config(models.__name__).label}"
+
+
+def changed(**values):
+    """override_settings of some keys of GSCTHREADS; None takes a key away."""
+    merged = {**settings.GSCTHREADS, **values}
+    return override_settings(GSCTHREADS={key: value for key, value in merged.items() if value is not None})
+
+
+class Settings(SimpleTestCase):
+    """Read when asked for, and checked with hints."""
+
+    def found(self):
+        return [(message.id, message.hint or "", message.msg) for message in checks.run_checks(tags=["gscthreads"])]
+
+    def test_good_settings_are_silent(self):
+        self.assertEqual(self.found(), [])
+
+    def test_each_mistake_has_an_id_and_a_hint(self):
+        for values, number, hint, words in (
+            ({"SITE": ["a"]}, "E002", "Did you mean 'SITES'?", "'SITE'"),
+            ({"credential": "x"}, "E002", "Did you mean 'CREDENTIALS'?", "'credential'"),
+            ({"XYZZY": 1}, "E002", "Known are ", "'XYZZY'"),
+            ({"DATABASE": "default", "STORE": "sqlite:///x.db"}, "E003", "Keep DATABASE", "both"),
+            ({"MAX_CONCURRENCY": 99}, "E004", "", "a whole number from 1 to 64"),
+            ({"SITES": "sc-domain:example.com"}, "E004", "", "sites must be a list"),
+            ({"REPORTS": ["page,colour"]}, "E004", "", "colour"),
+            ({"BACKOFF_BASE": 90.0}, "E004", "", "backoff_cap"),
+            ({"LEDGER": "localhost"}, "E004", "redis://", "LEDGER"),
+            ({"DATABASE": "serach"}, "E005", "search", "'serach'"),
+        ):
+            with self.subTest(values=values), changed(**values):
+                self.assertEqual([each[0] for each in self.found()], [f"gscthreads.{number}"])
+                self.assertIn(hint, self.found()[0][1])
+                self.assertIn(words, self.found()[0][2])
+        with override_settings(GSCTHREADS=["sc-domain:example.com"]):
+            self.assertEqual(self.found()[0][0], "gscthreads.E001")
+        with override_settings():
+            del settings.GSCTHREADS
+            self.assertEqual(self.found()[0][0], "gscthreads.W001")
+
+    def test_databases_that_no_store_can_use(self):
+        with mock.patch.object(connection, "vendor", "mysql"):
+            self.assertEqual(self.found()[0][0], "gscthreads.E006")
+            with self.assertRaisesRegex(errors.ConfigError, "needs SQLite or Postgres"):
+                running.make_store({})
+        with mock.patch.dict(connection.settings_dict, NAME=":memory:"):
+            self.assertEqual(self.found()[0][0], "gscthreads.W002")
+
+    def test_mistakes_are_told_by_sync_as_well(self):
+        for values, words in (
+            ({"SITE": ["a"]}, "unknown key 'SITE'.*SITES"), ({"CREDENTIALS": None}, "no credentials"),
+            ({"SITES": None}, "no sites"), ({"DATABASE": "serach"}, "none of DATABASES"),
+            ({"STORE": "sqlite:///x.db", "BATCH_SIZE": 0}, "batch_size"),
+            ({"STORE": "sqlite:///x.db", "LEDGER": "localhost"}, r"\['LEDGER'\]"),
+        ):
+            with self.subTest(values=values), changed(**values):
+                with self.assertRaisesRegex(errors.ConfigError, words):
+                    app.sync()
+        with self.assertRaisesRegex(errors.ConfigError, "unknown setting 'strat'.*'start'"):
+            app.sync(strat="-3d")
+        with self.assertRaisesRegex(errors.ConfigError, "two places"):
+            app.sync(store="sqlite:///x.db", database="default")
+
+    def test_overrides_and_settings_make_one_configuration(self):
+        with changed(MAX_CONCURRENCY=7, STORE="sqlite:///elsewhere.db"):
+            config = running.sync_config({"batch_size": 3, "end": None})
+        self.assertEqual((config.max_concurrency, config.batch_size, config.end), (7, 3, "yesterday"))
+        self.assertEqual(config.store.path, "elsewhere.db")
+        self.assertEqual(config.final_after_days, 3)
+
+
+class Memory(TestCase):
+    """Django's default test database is in memory: everything but a sync works."""
+
+    def test_it_is_in_memory_and_has_the_views(self):
+        self.assertTrue(connection.is_in_memory_db())
+        self.assertEqual(models.Performance.objects.count(), 0)
+        self.assertEqual(models.Run.objects.count(), 0)
+
+    def test_inside_a_test_case_a_sync_is_refused(self):
+        with self.assertRaisesRegex(errors.ConfigError, "inside transaction.atomic.*TransactionTestCase"):
+            app.sync()
+
+
+class MemoryOutside(TransactionTestCase):
+    def test_a_sync_says_what_to_do(self):
+        with self.assertRaisesRegex(errors.ConfigError, r"in memory.*\['TEST'\]"):
+            app.sync()
+        with self.assertRaisesRegex(CommandError, "in memory"):
+            call_command("gsc_sync", verbosity=0)
+
+
+class Synced(TransactionTestCase):
+    """With ten days of data; the test database is a file."""
+
+    def setUp(self):
+        self.assertNotIn("memory", connection.settings_dict["NAME"])
+        self.assertEqual(models.Day.objects.count(), 0)  # the test before was cleared away
+        self.result = app.sync(start="-12d", end="-3d")
+        self.assertEqual((self.result.status, self.result.days), ("complete", 20))
+
+    def tearDown(self):
+        erase()
+
+
+class Rows(Synced):
+    def test_models_read_what_was_synced(self):
+        self.assertEqual(models.Performance.objects.count(), self.result.rows)
+        self.assertEqual(models.Day.objects.filter(status="final").count(), 20)
+        self.assertEqual(models.Run.objects.get().status, "complete")
+        row = models.TopQuery.objects.filter(rank=1).first()
+        self.assertEqual(models.TopQuery.objects.get(pk=row.pk).query, row.query)
+        page = models.PageLifetime.objects.order_by("-clicks").first()
+        daily = models.PageDaily.objects.filter(page_id=page.page_id)
+        self.assertEqual(sum(day.clicks for day in daily), page.clicks)
+        self.assertEqual(min(day.date for day in daily), page.first_seen)
+        keys = list(models.Performance.objects.values_list("pk", flat=True))
+        self.assertEqual(len(keys), len(set(keys)))
+        for model in apps.get_app_config(ADMIN.rsplit("/", 1)[1]).get_models():
+            self.assertTrue(str(model.objects.first()))
+
+    def test_models_can_not_be_written(self):
+        for change in (models.Day.objects.first().save, models.Day.objects.first().delete):
+            with self.assertRaisesRegex(TypeError, "only be read"):
+                change()
+
+    def test_the_projects_own_rows_are_beside_them(self):
+        Product.objects.create(name="a", page="https://example.com/")
+        self.assertEqual(app.sync(start="-12d", end="-3d").calls, 0)
+        self.assertEqual(Product.objects.count(), 1)
+
+    def test_call_command_leaves_signals_alone_and_works_in_any_thread(self):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        out, caught = io.StringIO(), []
+
+        def work():
+            try:
+                call_command("gsc_sync", start="-13d", end="-3d", stdout=out)
+            except BaseException as error:
+                caught.append(error)
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        self.assertEqual(caught, [])
+        self.assertIn("complete: 2 days", out.getvalue())
+        call_command("gsc_sync", "--start=-14d", "--end=-3d", "--json", stdout=out)
+        self.assertEqual(json.loads(out.getvalue().splitlines()[-1])["days"], 2)
+        self.assertEqual([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], before)
+        call_command("gsc_status", stdout=out)
+        self.assertIn("Last runs", out.getvalue())
+        call_command("gsc_verify", pages=3, stdout=out, stderr=io.StringIO())
+        self.assertIn("All is well", out.getvalue())
+
+    def test_failures_have_the_exit_status(self):
+        import django
+
+        with self.assertRaisesRegex(CommandError, "sc-domain:other.com: ") as caught:
+            call_command("gsc_sync", sites=["sc-domain:other.com"], start="-5d", verbosity=0)
+        if django.VERSION >= (3, 1):
+            self.assertEqual(caught.exception.returncode, 1)
+
+    def test_inside_atomic_nothing_starts(self):
+        with self.assertRaisesRegex(errors.ConfigError, "outside the atomic block"):
+            with transaction.atomic():
+                app.sync(start="-20d")
+        with self.assertRaisesRegex(CommandError, "outside the atomic block"), transaction.atomic():
+            call_command("gsc_verify", "--repair")
+        self.assertEqual(models.Run.objects.count(), 1)
+        with transaction.atomic(using="search"):  # another database: nothing to wait for
+            self.assertEqual(app.sync(start="-12d", end="-3d").status, "complete")
+
+    databases = {"default", "search"}
+
+    def test_override_settings_leads_to_another_place(self):
+        path = os.path.join(str(settings.BASE_DIR), "elsewhere.db")
+        with changed(STORE=f"sqlite:///{path}"):
+            self.assertEqual(app.sync(start="-4d", end="-3d").days, 4)
+            response = admin_client().get(f"{ADMIN}/day/")
+            self.assertEqual(response.status_code, 403)  # its data is not in a database of Django's
+        self.assertEqual(models.Day.objects.count(), 20)
+        with changed(REPORTS=["date"]):
+            self.assertEqual(app.sync(start="-4d", end="-3d").days, 2)
+
+    def test_uwsgi_without_threads_is_warned_of_once(self):
+        for options, warned in (({}, True), ({"enable-threads": True}, False), ({b"threads": b"2"}, False)):
+            running._warned_of_uwsgi = False
+            with mock.patch.dict(sys.modules, uwsgi=types.SimpleNamespace(opt=options)):
+                if not warned:
+                    running.make_sync({})
+                    self.assertFalse(running._warned_of_uwsgi)
+                    continue
+                with self.assertLogs(running.__name__, logging.WARNING) as logs:
+                    running.make_sync({})
+                    running.make_sync({})
+                self.assertEqual(len(logs.output), 1)
+                self.assertIn("enable-threads", logs.output[0])
+
+
+class Again(Synced):
+    """A second class on the same database: the flush between them broke nothing, and no row was left."""
+
+    def test_flush_and_migrate_leave_the_views(self):
+        call_command("flush", verbosity=0, interactive=False)
+        self.assertEqual(models.Day.objects.count(), 20)
+        call_command("migrate", verbosity=0)
+        self.assertEqual(app.sync(start="-12d", end="-3d").calls, 0)
+
+
+def admin_client():
+    user, _ = User.objects.get_or_create(username="root", is_staff=True, is_superuser=True)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+class AdminPages(Synced):
+    """Lists, filters, search, order, dates and details; and nothing that changes anything."""
+
+    PAGES = ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run")
+
+    def setUp(self):
+        super().setUp()
+        self.client = admin_client()
+
+    def get(self, path, status=200):
+        response = self.client.get(f"{ADMIN}/{path}")
+        self.assertEqual(response.status_code, status, path)
+        return response.content.decode()
+
+    def rows(self, path):
+        """How many lines a list shows."""
+        return len(re.findall(r'<th class="field-', self.get(path)))
+
+    def test_lists_and_details(self):
+        self.assertIn("Search Console", self.client.get("/admin/").content.decode())
+        for page in self.PAGES:
+            html = self.get(f"{page}/")
+            link = re.search(rf'href="{ADMIN}/({page}/[^"?]+/change/)', html)
+            self.assertIsNotNone(link, page)
+            detail = self.get(link.group(1))
+            self.assertNotIn("<input type=\"submit\"", detail)
+            self.assertNotIn("_selected_action", html)
+        for missing in ("performance/1-1/change/", "performance/x-1-1/change/", "performance/99999-1-1/change/"):
+            self.get(missing, 302)
+
+    def test_nothing_can_be_changed(self):
+        for page in self.PAGES:
+            self.get(f"{page}/add/", 403)
+            link = re.search(rf'href="{ADMIN}/({page}/[^"?]+/change/)', self.get(f"{page}/")).group(1)
+            self.assertEqual(self.client.post(f"{ADMIN}/{link}", {"site": "x"}).status_code, 403)
+            self.get(link.replace("/change/", "/delete/"), 403)
+
+    def test_without_a_date_the_newest_day_is_shown_and_the_ledger_counts(self):
+        newest = models.Day.objects.filter(rows__gt=0).order_by("-date").first().date
+        html = self.get("performance/")
+        self.assertIn("the newest day", html)
+        count = models.Performance.objects.filter(date=newest).count()
+        self.assertIn(f"{count} performance", html)
+        month = f"date__year={newest.year}&date__month={newest.month}"
+        count = models.Performance.objects.filter(date__year=newest.year, date__month=newest.month).count()
+        html = self.get(f"performance/?{month}")
+        self.assertIn(f"{count} performance", html)
+        self.assertNotIn("the newest day", html)
+        self.assertIn(f"date__day={newest.day}&amp;", html)
+        self.assertIn("0 performance", self.get("performance/?date__year=1999"))
+        self.get("performance/?date__year=abc", 302)
+
+    def test_filters_and_search(self):
+        rows = models.Performance.objects
+        newest = models.Day.objects.order_by("-date").first().date
+        on_newest = rows.filter(date=newest)
+        self.assertIn(f"{on_newest.filter(report='page').count()} performance", self.get("performance/?report=page"))
+        self.assertEqual(self.rows("performance/?site=sc-domain:nobody.com"), 0)
+        self.assertEqual(self.rows("performance/?device=MOBILE"), 0)
+        word = on_newest.exclude(query=None).first().query.split()[0]
+        found = on_newest.filter(query__icontains=word) | on_newest.filter(page__icontains=word)
+        self.assertEqual(self.rows(f"performance/?q={word}"), min(100, found.distinct().count()))
+        self.assertEqual(self.rows("day/?status__exact=final"), 20)
+        self.assertEqual(self.rows("day/?status__exact=failed"), 0)
+        self.assertEqual(self.rows("run/?status__exact=complete"), 1)
+        started = timezone.localtime(models.Run.objects.get().started_at)
+        self.assertEqual(self.rows(f"run/?started_at__year={started.year}&started_at__month={started.month}"
+                                   f"&started_at__day={started.day}"), 1)
+        page = models.PageLifetime.objects.order_by("-clicks").first()
+        self.assertEqual(self.rows(f"pagedaily/?page_id={page.page_id}"), page.days_seen)
+        for path in self.PAGES:
+            for column in range(1, 8):
+                self.get(f"{path}/?o=-{column}")
+
+    def test_no_list_counts_or_sorts_all_rows(self):
+        """Whatever is read of the facts is led there by the ids of days."""
+        from django.test.utils import CaptureQueriesContext
+
+        for path in ("performance/", "performance/?p=1", "pagedaily/", "topquery/", "performance/?o=5"):
+            with CaptureQueriesContext(connection) as queries:
+                self.get(path)
+            read = [query["sql"] for query in queries if re.search("gsc_keyed_(perf|page_d|top)", query["sql"])]
+            self.assertTrue(read)
+            for statement in read:
+                self.assertIn('"day_id" IN', statement)
+            self.assertLess(len(queries), 15)
+
+    def test_a_page_url_does_no_harm(self):
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE gsc_page SET page = 'javascript:alert(1)//<script>' || id")
+        for path in ("performance/", "pagelifetime/"):
+            html = self.get(path)
+            link = re.search(rf'href="{ADMIN}/({path}[^"?]+/change/)', html).group(1)
+            for text in (html, self.get(link)):
+                self.assertNotIn('href="javascript', text)
+                self.assertNotIn("<script>1", text)
+
+    def test_the_view_permission_is_enough_and_needed(self):
+        user = User.objects.create(username="reader", is_staff=True)
+        self.client.force_login(user)
+        self.get("day/", 403)
+        user.user_permissions.add(Permission.objects.get(codename="view_day"))
+        self.get("day/")
+
+
+class Requests(TransactionTestCase):
+    """A sync in a view, which ATOMIC_REQUESTS wraps in a transaction."""
+
+    def test_a_view_syncs_or_says_why_not(self):
+        response = Client().get("/sync-now/")
+        text = response.content.decode()
+        if connection.settings_dict["ATOMIC_REQUESTS"]:
+            self.assertEqual(response.status_code, 409)
+            self.assertIn("non_atomic_requests", text)
+            self.assertIn("gsc_sync", text)
+            self.assertEqual(app.sync(start="-4d", end="-3d").status, "complete")  # outside of a request it may
+            erase()
+        else:
+            self.assertEqual((response.status_code, text), (200, "complete"))
+            erase()
+
+
+class OtherDatabase(TransactionTestCase):
+    """GSCTHREADS["DATABASE"] names another alias; the models follow without a router."""
+
+    databases = {"default", "search"}
+
+    def test_rows_are_there_and_not_here(self):
+        self.assertEqual(settings.GSCTHREADS["DATABASE"], "search")
+        self.assertEqual(app.sync(start="-4d", end="-3d").days, 4)
+        self.assertEqual(models.Day.objects.count(), 4)
+        self.assertEqual(models.Day.objects.all().db, "search")
+        self.assertFalse([name for name in connection.introspection.table_names() if name.startswith("gsc_")])
+        self.assertEqual(admin_client().get(f"{ADMIN}/day/").status_code, 200)
+        self.assertEqual(app.sync(start="-4d", end="-3d", database="default").days, 4)
+        erase()
+        self.assertEqual(models.Day.objects.count(), 0)
+        self.assertEqual(models.Day.objects.using("default").count(), 4)

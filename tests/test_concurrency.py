@@ -1,0 +1,149 @@
+"""How many workers auto settles on, against simulated servers of many lanes, latencies, budgets and burst limits."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gscthreads.concurrency import FIRST, MOST, Concurrency, Seen
+
+
+class Server:
+    """Slices take *latency* seconds in one of *lanes*; more than *burst* a second are refused; *budget*: calls a second
+    that our own quota lets through.  Time is simulated."""
+
+    def __init__(self, *, lanes=100, latency=1.0, budget=16.0, burst=float("inf"), jitter=()):
+        self.lanes, self.latency, self.budget, self.burst = lanes, latency, budget, burst
+        self.jitter = jitter or (0.0,)
+
+    def run(self, auto, seconds, *, look=0.25):
+        """Feed *auto* for *seconds*; [(time, workers)] at each look."""
+        busy, ends, history = 0, [], []
+        free = [0.0] * self.lanes
+        allowance, sent, number, now = 1.0, [], 0, 0.0
+        while now < seconds:
+            answered = refused = 0
+            bound = False
+            end = now + look
+            while now < end:
+                now += 0.01
+                allowance = min(5.0, allowance + 0.01 * self.budget)
+                while ends and ends[0][0] <= now:
+                    _, was_refused = heapq.heappop(ends)
+                    busy -= 1
+                    answered += not was_refused
+                    refused += was_refused
+                while busy < auto.workers:
+                    if allowance < 1.0:
+                        bound = True
+                        break
+                    allowance -= 1.0
+                    sent = [at for at in sent if at > now - 1.0]
+                    number += 1
+                    busy += 1
+                    if len(sent) >= self.burst:
+                        heapq.heappush(ends, (now + 0.05, True))
+                        continue
+                    sent.append(now)
+                    lane = min(range(self.lanes), key=free.__getitem__)
+                    free[lane] = max(now, free[lane]) + self.latency * (1 + self.jitter[number % len(self.jitter)])
+                    heapq.heappush(ends, (free[lane], False))
+            auto.see(now, Seen(answered, refused, bound))
+            history.append((now, auto.workers))
+        return history
+
+
+def settled(history, share=0.5):
+    """The mean number of workers over the last *share* of the time."""
+    late = [workers for _, workers in history[int(len(history) * (1 - share)):]]
+    return sum(late) / len(late)
+
+
+def test_it_begins_with_three_and_adds_one_at_a_time():
+    auto = Concurrency(0.0)
+    numbers = [workers for _, workers in Server(lanes=100, latency=1.0, budget=1000).run(auto, 60)]
+    assert numbers[0] == FIRST
+    assert {after - before for before, after in zip(numbers, numbers[1:])} <= {0, 1}
+    assert numbers[-1] == MOST
+
+
+@pytest.mark.parametrize("latency", [0.5, 1.0, 2.0])
+def test_a_budget_is_used_up_with_the_workers_that_littles_law_says_and_few_more(latency):
+    needed = 6 * latency  # 6 calls a second
+    reached = settled(Server(latency=latency, budget=6.0).run(Concurrency(0.0), 120))
+    assert needed * 0.8 <= reached <= max(FIRST, needed + 2)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8])
+def test_a_server_with_few_lanes_gets_few_more_workers_than_it_has_lanes(lanes):
+    reached = settled(Server(lanes=lanes, latency=0.5, budget=1000).run(Concurrency(0.0), 240))
+    assert lanes * 0.7 <= reached <= max(1.5 * FIRST, 1.8 * lanes)  # what is best was seen with three
+
+
+def test_slow_stores_and_finished_work_are_no_reason_for_more():
+    auto = Concurrency(0.0)
+    for number in range(100):
+        auto.see(number * 0.5, Seen(10, 0, True))
+    assert auto.workers == FIRST
+
+
+def test_refusals_cut_it_once_and_nothing_is_tried_for_two_minutes():
+    auto = Concurrency(0.0, first=10)
+    auto.see(1.0, Seen(0, 5, False))
+    assert auto.workers == 6
+    for tick in range(2, 110):  # the rest of the burst, then quiet
+        auto.see(float(tick), Seen(20, 3 if tick < 5 else 0, False))
+        assert auto.workers == 6
+    for tick in range(110, 140):
+        auto.see(float(tick), Seen(20, 0, False))
+    assert auto.workers > 6
+
+
+def test_a_burst_limit_is_met_seldom():
+    server = Server(latency=1.0, budget=1000, burst=8)
+    auto = Concurrency(0.0)
+    history = server.run(auto, 600)
+    above = sum(workers > 8 for _, workers in history) / len(history)
+    assert above < 0.2 and settled(history) >= 4
+
+
+def test_one_slow_look_is_chance_and_takes_nobody_away():
+    auto = Concurrency(0.0, first=8)
+    now = 0.0
+    for part in [1.0, 1.0, 1.0, 0.4, 1.0, 1.0]:
+        now += 2.0
+        before = auto.workers
+        auto.see(now, Seen(int(part * 2 * auto.workers), 0, False))
+        assert auto.workers >= before
+
+
+def test_a_server_that_becomes_slower_for_all_keeps_its_workers():
+    auto, now = Concurrency(0.0), 0.0
+    for share in [2.0] * 40 + [0.8] * 120:
+        now += 2.0
+        auto.see(now, Seen(int(share * 2 * auto.workers), 0, False))
+    assert auto.workers >= MOST - 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lanes=st.integers(1, 30), latency=st.floats(0.1, 3.0), budget=st.floats(1.0, 40.0),
+    burst=st.one_of(st.just(float("inf")), st.floats(2.0, 30.0)), jitter=st.lists(st.floats(-0.5, 0.5), max_size=5),
+)
+def test_it_stays_in_its_bounds_whatever_the_server_does(lanes, latency, budget, burst, jitter):
+    server = Server(lanes=lanes, latency=latency, budget=budget, burst=burst, jitter=jitter)
+    assert all(1 <= workers <= MOST for _, workers in server.run(Concurrency(0.0), 30))
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 10.0), st.integers(0, 50), st.integers(0, 50), st.booleans()), max_size=80))
+def test_it_moves_by_one_up_and_at_most_a_cut_down(steps):
+    auto, now = Concurrency(0.0), 0.0
+    for pause, answered, refused, bound in steps:
+        now += pause
+        before = auto.workers
+        auto.see(now, Seen(answered, refused, bound))
+        assert max(1, int(before * 0.6)) <= auto.workers <= before + 1
+        assert auto.workers <= before or not (bound or refused)
