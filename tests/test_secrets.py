@@ -34,6 +34,7 @@ from gscthreads.outcomes import Outcomes
 from gscthreads.simulator import Simulator, Site
 from gscthreads.simulator import tokens as sim_tokens
 from gscthreads.stores.sqlite import SQLiteStore
+from gscthreads.summary import read_status
 from gscthreads.sync import list_sites
 
 SITE = "sc-domain:example.com"
@@ -439,3 +440,24 @@ def test_the_search_finds_what_is_planted():
     search.said.clear()
     search.tell("clean", b"clean", CredentialsError("clean"))
     assert not search.found()
+
+
+@pytest.mark.parametrize("url", [
+    "postgresql://u:PASSWORD@127.0.0.1:1/db", "postgresql://u:PASSWORD@127.0.0.1:port/db",
+    "postgresql://u:%ZZPASSWORD@h/db", "postgresql://u:%00PASSWORD@h/db", "postgresql://127.0.0.1:1/db?password=PASSWORD",
+    "postgresql://u:PASSWORD@127.0.0.1:1/db?sslmode=odd", "postgresql://u:PASSWORD@/db?host=/none",
+    "postgresql://u:PASSWORD@h/db?nonsense=1", "postgresql://h/db?password=%ZZPASSWORD",
+    "postgres://u:PASSWORD@127.0.0.1:1/db", "mysql://u:PASSWORD@h/db",
+])
+def test_the_password_of_a_store_is_not_shown(url, search, sim):
+    if "postgres" in url:
+        pytest.importorskip("psycopg2")
+    search.secrets.add("PASSWORD")
+    info = user_info(sim, search)
+    with pytest.raises(gscthreads.GscError) as caught:
+        gscthreads.Sync(gscthreads.SyncConfig(
+            sites=[SITE], start=LAST, end=LAST, store=url, credentials=info, api_root=sim.url, **HURRY)).run()
+    search.tell(caught.value, " " * 1000)
+    with pytest.raises(gscthreads.GscError) as caught:
+        read_status(url)
+    search.tell(caught.value)
