@@ -444,7 +444,8 @@ def test_the_search_finds_what_is_planted():
 
 @pytest.mark.parametrize("url", [
     "postgresql://u:PASSWORD@127.0.0.1:1/db", "postgresql://u:PASSWORD@127.0.0.1:port/db",
-    "postgresql://u:%ZZPASSWORD@h/db", "postgresql://u:%00PASSWORD@h/db", "postgresql://127.0.0.1:1/db?password=PASSWORD",
+    "postgresql://u:%ZZPASSWORD@h/db", "postgresql://u:%00PASSWORD@h/db",
+    "postgresql://127.0.0.1:1/db?password=PASSWORD",
     "postgresql://u:PASSWORD@127.0.0.1:1/db?sslmode=odd", "postgresql://u:PASSWORD@/db?host=/none",
     "postgresql://u:PASSWORD@h/db?nonsense=1", "postgresql://h/db?password=%ZZPASSWORD",
     "postgres://u:PASSWORD@127.0.0.1:1/db", "mysql://u:PASSWORD@h/db",
