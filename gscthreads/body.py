@@ -224,7 +224,7 @@ def send_fault(
 
 def _wire_fault(error: Exception, server: str, http_timeout: float) -> ApiError:
     words = describe_fault(error)
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+    if any(isinstance(cause, ssl.SSLCertVerificationError) or _is_mismatch(cause) for cause in _causes(error)):
         advice = "if it is right, name the file of its CA's certificates: ca_bundle"
         return BadRequest(f"the certificate of {server} is not trusted ({words}); {advice}", reason="certificate")
     if "TLS CA certificate bundle" in str(error):  # requests' words; SyncConfig has checked ours
@@ -245,6 +245,8 @@ def describe_fault(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError):
             words = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "failed"
             return "TLS: " + str(words).lower().replace("_", " ")
+        if _is_mismatch(cause):
+            return "TLS: " + str(cause)
         if isinstance(cause, socket.gaierror):
             return "host name not found"
         if isinstance(cause, http.client.RemoteDisconnected):
@@ -256,6 +258,11 @@ def describe_fault(error: BaseException) -> str:
     if any(isinstance(cause, http.client.IncompleteRead) for cause in chain):
         return "connection closed in the middle"
     return type(chain[-1]).__name__
+
+
+def _is_mismatch(error: BaseException) -> bool:
+    """Whether urllib3 1.x tells by *error*, in an exception class of its own, that a certificate is for other names."""
+    return type(error).__name__ == "CertificateError"
 
 
 def is_unreachable(error: BaseException) -> bool:

@@ -253,6 +253,16 @@ def test_send_faults_of_a_users_session():
     assert type(send_fault(error, "h", 5, foreign=True)) is Transient
 
 
+def test_a_certificate_for_another_name_is_not_tried_again():
+    class CertificateError(ValueError):
+        """As in urllib3 1.x."""
+
+    inner = urllib3.exceptions.SSLError(CertificateError("hostname 'h' doesn't match 'i'"))
+    error = send_fault(requests.exceptions.SSLError(inner), "h:1", 5, foreign=False)
+    assert type(error) is BadRequest and error.reason == "certificate"
+    assert str(error).startswith("the certificate of h:1 is not trusted (TLS: hostname 'h' doesn't match 'i');")
+
+
 def test_faults_are_described_from_their_cause():
     refused = ConnectionRefusedError(111, "Connection refused")
     new = urllib3.exceptions.NewConnectionError(None, "x")

@@ -120,7 +120,6 @@ def search(capfd, tmp_path, monkeypatch):
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.name != "credentials.json":
             search.tell(path.name, path.read_bytes())
-    assert len("".join(search.said)) > 1000 and len(search.secrets) > 1
     assert search.found() == []
 
 
@@ -253,7 +252,7 @@ def test_nothing_a_run_says_or_keeps_holds_a_secret(kind, trouble, sim, search, 
     own_token = kind in ("session", "callable")
     if trouble == "nothing" or trouble == "token refused" and own_token:
         assert result.status == "complete"
-        assert {"gscthreads", "urllib3"} <= search.loggers
+        assert {"gscthreads", "urllib3"} <= search.loggers and len(search.secrets) > 1
         assert os.path.getsize("search.db")  # which is searched, too
     elif trouble in ("token refused", "revoked"):
         assert isinstance(result, CredentialsError)
@@ -402,7 +401,7 @@ def test_a_users_session_that_raises_a_whole_token_answer(search):
     answer = {"id_token": "secret-id-token", "refresh_token": "1//successor"}
     error = RefreshError("No access token in response.", answer)
     fault = send_fault(error, "h", 5, foreign=True)
-    search.tell(fault, " " * 1000)
+    search.tell(fault)
     assert str(fault) == "the given session can't get a token: RefreshError: No access token in response."
 
 
@@ -458,7 +457,7 @@ def test_the_password_of_a_store_is_not_shown(url, search, sim):
     with pytest.raises(gscthreads.GscError) as caught:
         gscthreads.Sync(gscthreads.SyncConfig(
             sites=[SITE], start=LAST, end=LAST, store=url, credentials=info, api_root=sim.url, **HURRY)).run()
-    search.tell(caught.value, " " * 1000)
+    search.tell(caught.value)
     with pytest.raises(gscthreads.GscError) as caught:
         read_status(url)
     search.tell(caught.value)
