@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import gc
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from gscthreads.simulator import Simulator, Site
 from gscthreads.simulator import quota as simulated_quota
 
 redis_server.needed("celery")
+import kombu.pools  # noqa: E402
 from celery import Celery  # noqa: E402
 from celery.exceptions import TaskRevokedError  # noqa: E402
 
@@ -121,11 +123,14 @@ class Project:
         return {path.name: path.read_text(errors="replace") for path in self.folder.glob("*.log")}
 
     def close(self):
+        gc.collect()  # results that are gone say so to Redis: not later, and in another test
         for worker in self._workers:
             worker.send_signal(signal.SIGTERM)
         for worker in self._workers:
             worker.wait(30)
+        self.app.backend.result_consumer.stop()
         self.app.close()
+        kombu.pools.reset()
 
 
 @pytest.fixture(scope="module")
