@@ -43,7 +43,7 @@ class Server:
 
     def start(self):
         """Start it (again) and wait until it answers."""
-        self._process = subprocess.Popen(self._command, preexec_fn=_die_with_parent, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(self._command, preexec_fn=die_with_parent, stdout=subprocess.DEVNULL)
         client = redis.Redis(unix_socket_path=self.socket)
         for _ in range(500):
             try:
@@ -79,7 +79,8 @@ class Server:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _die_with_parent():
+def die_with_parent():
+    """For a process that must not outlive the test that started it."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

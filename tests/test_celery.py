@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import gc
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from gscthreads.simulator import Simulator, Site
 from gscthreads.simulator import quota as simulated_quota
 
 redis_server.needed("celery")
+import kombu.pools  # noqa: E402
 from celery import Celery  # noqa: E402
 from celery.exceptions import TaskRevokedError  # noqa: E402
 
@@ -98,7 +100,8 @@ class Project:
         with open(self.folder / f"{pool}.log", "wb") as log:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             self._workers.append(
-                subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
+                subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment,
+                                 preexec_fn=redis_server.die_with_parent)
             )
 
     def send(self, site, start=FIRST, end=LAST, *, name="sync_site", **options):
@@ -120,11 +123,14 @@ class Project:
         return {path.name: path.read_text(errors="replace") for path in self.folder.glob("*.log")}
 
     def close(self):
+        gc.collect()  # results that are gone say so to Redis: not later, and in another test
         for worker in self._workers:
             worker.send_signal(signal.SIGTERM)
         for worker in self._workers:
             worker.wait(30)
+        self.app.backend.result_consumer.stop()
         self.app.close()
+        kombu.pools.reset()
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +274,47 @@ def test_wrong_settings_and_credentials_are_errors_at_once(app):
     app.conf.gscthreads = None
     with pytest.raises(ConfigError, match="needs a setting gscthreads"):
         task(app, "sync_site")("sc-domain:a.com")
+
+
+def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path):
+    """Without a worker nothing can be tried again: what a retry would be is an error."""
+    app.conf.gscthreads = lambda: {
+        "store": f"sqlite:///{tmp_path / 'search.db'}", "credentials": sim.credentials(), "api_root": sim.url,
+        "qpm_limit": LIMIT, "backoff_base": 0.0, "backoff_cap": 0.0, "max_attempts": 2,
+    }
+    days = str(FIRST), str(FIRST)
+    try:
+        with pytest.raises(tasks.SyncFailed, match="sc-domain:unknown.example"):
+            task(app, "sync_site")("sc-domain:unknown.example", *days)
+        sim.faults.script("http_503", times=None, site=PARKED)
+        with pytest.raises(tasks.SyncUnfinished, match="503"):
+            task(app, "sync_site")(PARKED, *days)
+        sim.faults.clear()
+        sim.faults.script("load_403", times=None, site=PARKED)
+        with pytest.raises(tasks.SyncUnfinished, match="load quota"):
+            task(app, "sync_site")(PARKED, *days)
+        asked = sim.stats()["calls"]
+        with pytest.raises(tasks.SyncUnfinished, match="load quota"):
+            task(app, "sync_site").apply(args=(PARKED, *days), retries=1, throw=True)
+        assert sim.stats()["calls"] == asked  # whoever is tried again knows, and doesn't ask
+    finally:
+        sim.faults.clear()
+
+
+def test_pauses_grow_and_end_with_the_park_but_are_never_long(app):
+    sync_site = task(app, "sync_site")
+
+    def pause(retries, resume_at=""):
+        sync_site.push_request(retries=retries)
+        try:
+            return tasks._pause(sync_site, resume_at)
+        finally:
+            sync_site.pop_request()
+
+    assert [pause(retries) for retries in (0, 1, 2, 5, 10_000)] == [60.0, 120.0, 240.0, 1800.0, 1800.0]
+    now = dt.datetime.now(dt.timezone.utc)
+    found = [pause(0, f"{now + dt.timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}") for minutes in (-5, 10, 600)]
+    assert found[0] == 1.0 and 540.0 < found[1] <= 601.0 and found[2] == 1800.0
 
 
 def test_a_function_keeps_secrets_out_of_what_workers_tell(app):

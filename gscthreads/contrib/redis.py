@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Callable, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Dict, Optional, Sequence, TypeVar, Union
 
 import redis
 from redis.backoff import NoBackoff
@@ -42,9 +42,10 @@ class RedisLedger(QuotaLedger):
 
     def __init__(self, where: Union[str, Any], *, prefix: str = "gscthreads") -> None:
         if isinstance(where, str):
-            where = redis.Redis.from_url(
-                where, socket_timeout=_ANSWER, socket_connect_timeout=_ANSWER, retry=Retry(NoBackoff(), 0)
-            )
+            limits: Dict[str, Any] = {"socket_timeout": _ANSWER, "retry": Retry(NoBackoff(), 0)}
+            if not where.startswith("unix:"):  # redis-py before 5 doesn't know it there, and nobody needs it
+                limits["socket_connect_timeout"] = _ANSWER
+            where = redis.Redis.from_url(where, **limits)
         self._client: Any = where
         self._prefix = prefix
         self._answered = False
