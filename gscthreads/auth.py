@@ -22,6 +22,7 @@ from .body import describe_fault
 from .errors import CredentialsError, GscError, Transient
 from .keyfile import SCOPE, SIGN_IN, checked_uri, field, path_of, read_file, seconds_until, signer_of
 from .model import Account
+from .refusals import clean
 from .tokenserver import (
     GOOGLE_TOKEN_URI,
     SERVICE_ADVICE,
@@ -30,7 +31,6 @@ from .tokenserver import (
     Answer,
     Token,
     ask,
-    clean,
     is_token,
     read_token,
     send,

@@ -94,7 +94,7 @@ class Body:
         while True:
             try:
                 raw = next(chunks, None)
-            except _WIRE_FAULTS as error:
+            except (ValueError, *_WIRE_FAULTS) as error:  # ValueError: a chunk of negative length
                 words = describe_fault(error)
                 reason = "timeout" if words == "timed out" else "broken"
                 raise Transient(f"the answer broke off: {words}", reason=reason) from error
@@ -204,24 +204,38 @@ def send_fault(
 ) -> Union[ApiError, CredentialsError, None]:
     """What an exception of ``Session.request`` to *server* means; None when it is a bug.
 
-    Its own text may hold a header or an URL, so only known words are passed on.  *foreign*: the session is the
-    user's own, so it may raise anything, e.g. google-auth's errors (which is not imported for this).
+    Its own text may hold a header, an URL or a whole answer, so only known words are passed on, and *error* is the
+    cause of what is returned only when it is a fault of the wire.  *foreign*: the session is the user's own, so it
+    may raise anything, e.g. google-auth's errors (which is not imported for this).
     """
     if isinstance(error, ValueError):  # also requests.InvalidURL, InvalidHeader
         return BadRequest(f"can't send this request to {server}: {type(error).__name__}", reason="invalid")
     if isinstance(error, _WIRE_FAULTS):
-        words = describe_fault(error)
-        if is_unreachable(error):
-            way = " through the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
-            return Transient(f"can't reach {server}{way}: {words}", reason="unreachable")
-        if words == "timed out":
-            return Transient(f"no answer from {server} within {http_timeout:g} s", reason="timeout")
-        return Transient(f"the connection to {server} broke: {words}", reason="broken")
+        fault = _wire_fault(error, server, http_timeout)
+        fault.__cause__ = error
+        return fault
     if not foreign:
         return None
     if getattr(error, "retryable", False) or type(error).__name__ == "TransportError":
         return Transient(f"the given session can't get a token: {describe_fault(error)}", reason="auth")
-    return CredentialsError(f"the given session can't get a token: {type(error).__name__}: {error}"[:300])
+    words = refusals.clean(str(error.args[0]) if error.args else "", ())
+    return CredentialsError(f"the given session can't get a token: {type(error).__name__}: {words}")
+
+
+def _wire_fault(error: Exception, server: str, http_timeout: float) -> ApiError:
+    words = describe_fault(error)
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+        advice = "if it is right, name the file of its CA's certificates: ca_bundle"
+        return BadRequest(f"the certificate of {server} is not trusted ({words}); {advice}", reason="certificate")
+    if "TLS CA certificate bundle" in str(error):  # requests' words; SyncConfig has checked ours
+        words = "no CA certificates: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file"
+        return BadRequest(words, reason="certificate")
+    if is_unreachable(error):
+        way = " through the proxy" if isinstance(error, requests.exceptions.ProxyError) else ""
+        return Transient(f"can't reach {server}{way}: {words}", reason="unreachable")
+    if words == "timed out":
+        return Transient(f"no answer from {server} within {http_timeout:g} s", reason="timeout")
+    return Transient(f"the connection to {server} broke: {words}", reason="broken")
 
 
 def describe_fault(error: BaseException) -> str:

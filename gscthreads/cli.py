@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -132,14 +133,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     sites = command("sites", _sites, "list the sites that the credentials can read")
     _api_options(sites)
     sites.add_argument("--json", action="store_true", help="print one JSON object instead")
-    simulate = command("simulate", _simulate, "serve a local look-alike of Google's API")
-    from .simulator.command import add_arguments
+    if importlib.util.find_spec(f"{__package__}.simulator"):  # a vendored copy may do without it
+        from .demo import add_arguments as add_demo_arguments
+        from .simulator.command import add_arguments
 
-    add_arguments(simulate)
-    demo = command("demo", _demo, "simulate, sync and show the result; needs no account")
-    from .demo import add_arguments as add_demo_arguments
-
-    add_demo_arguments(demo)
+        add_arguments(command("simulate", _simulate, "serve a local look-alike of Google's API"))
+        add_demo_arguments(command("demo", _demo, "simulate, sync and show the result; needs no account"))
     return parser
 
 

@@ -210,6 +210,7 @@ class _Exchange(contextlib.ExitStack):
         self.status: Optional[int] = None  #: HTTP status of the answer, once there is one
         self._client = client
         self._token: Optional[Dict[str, str]] = None  # the headers that authorized it; None once rejected
+        self._secret = ""  # the token that was sent, also when the user's session did it
 
     def check_halt(self) -> None:
         if self._client.halt.is_set():
@@ -244,13 +245,16 @@ class _Exchange(contextlib.ExitStack):
             if fault is None:
                 raise
             self.check_halt()
-            raise fault from error
+            raise fault from fault.__cause__
         self.status = response.status_code
         self.callback(response.close)
         self.check_complete()
         log.debug("%s %s: HTTP %s", method, url.partition("?")[0], response.status_code)
+        self._secret = response.request.headers.get("Authorization", "").rpartition(" ")[2]
         if response.status_code != 200:
-            raise read_refusal(response)
+            refusal = read_refusal(response)
+            self.see(refusal)
+            raise refusal
         return response
 
     def judge(self, error: ApiError) -> ApiError:
@@ -264,7 +268,9 @@ class _Exchange(contextlib.ExitStack):
         return error
 
     def see(self, error: ApiError) -> None:
-        """Reject the token, once, when *error* says that it isn't accepted."""
+        """Keep the token out of *error*, and reject it, once, when *error* says that it isn't accepted."""
+        if self._secret:
+            error.hide(self._secret)
         if isinstance(error, Unauthorized) and self._token is not None:
             token, self._token = self._token, None
             self._client.credentials.reject(token)
@@ -320,7 +326,10 @@ def _no_batch() -> Transient:
 
 def _read_clicks(body: bytes) -> Dict[dt.date, int]:
     try:
-        rows = json.loads(body.decode("utf-8")).get("rows") or []
+        answer = json.loads(body.decode("utf-8"))
+        rows = answer.get("rows") or []
+        if not rows and "responseAggregationType" not in answer:  # Google always names it, an error page doesn't
+            raise ValueError("neither rows nor responseAggregationType")
         return {dt.date(*map(int, row["keys"][0].split("-"))): int(row["clicks"]) for row in rows}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise Transient("the totals are not in Google's format", status=200, reason="malformed") from error
@@ -328,7 +337,10 @@ def _read_clicks(body: bytes) -> Dict[dt.date, int]:
 
 def _read_sites(body: bytes) -> List[Tuple[str, str]]:
     try:
-        entries = json.loads(body.decode("utf-8")).get("siteEntry", [])
+        answer = json.loads(body.decode("utf-8"))
+        entries = answer.get("siteEntry", [])
+        if answer and "siteEntry" not in answer:  # no sites is {} (gsc-api.md 1), so this is something else
+            raise ValueError("no siteEntry")
         return [(str(entry["siteUrl"]), str(entry.get("permissionLevel", ""))) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Transient("the list of sites is not in Google's format", status=200, reason="malformed") from error

@@ -7,6 +7,8 @@ import dataclasses
 import datetime as dt
 import ipaddress
 import json
+import os
+import ssl
 import urllib.parse
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -100,6 +102,7 @@ class SyncConfig:
             if not isinstance(site, str) or not site.strip() or any(ord(char) < 33 for char in site):
                 raise ConfigError(f"site {site!r} is not a property; write sc-domain:example.com or https://host/")
         check_root(self.api_root)
+        check_ca_bundle(self.ca_bundle)
         for name in ("start", "end"):
             self._day(name, dt.date(9000, 1, 1))  # its form; ``days`` knows the rest
         self.datasets()
@@ -233,6 +236,18 @@ def check_root(root: Any) -> None:
         raise ConfigError(f"api_root {root!r} must be an address such as {GOOGLE}")
     if parts.scheme == "http" and not _is_local(parts.hostname):
         raise ConfigError(f"api_root {root!r} would send the access token unencrypted; use https")
+
+
+def check_ca_bundle(path: Any) -> None:
+    """*path* is what TLS can be checked against: a PEM file, or a folder as OpenSSL wants it; None is the default."""
+    if path is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+    except (OSError, TypeError, ValueError) as error:
+        words = getattr(error, "strerror", None) or error
+        raise ConfigError(f"ca_bundle {path!r} is not a file of CA certificates in PEM form: {words}") from None
 
 
 def _split(root: str) -> Optional[urllib.parse.SplitResult]:

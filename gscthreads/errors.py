@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
 
@@ -65,6 +66,12 @@ class ApiError(GscError):
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+
+    def hide(self, secret: str) -> None:
+        """Blank out *secret*, which a server or proxy repeated, from its first letters on: it may be cut off."""
+        for name in ("message", "reason"):
+            setattr(self, name, re.sub(re.escape(secret[:12]) + "[!-~]*", "***", getattr(self, name)))
+        self.args = (self.message,)
 
     def __str__(self) -> str:
         label = " ".join(str(part) for part in (self.status, self.reason) if part)

@@ -26,11 +26,15 @@ SIGN_IN = (
 )
 
 
+#: How access tokens, refresh tokens, client secrets and signed tokens begin.
+_SECRET = re.compile(r"\s*(bearer\s+)?(ya29\.|1//|gocspx-|eyj[\w-]+\.eyj)", re.I)
+
+
 def path_of(source: Any) -> str:
     text = os.fsdecode(source)
     if text.lstrip().startswith("{"):
         raise CredentialsError("credentials are JSON text; give a path, or json.loads(text)")
-    if text.startswith("ya29.") or not text.isprintable():  # not repeated, as it may be a secret
+    if _SECRET.match(text) or not text.isprintable():  # not repeated, as it may be a secret
         raise CredentialsError("credentials are not a path; to give an access token use a callable that returns it")
     if not text:
         raise CredentialsError("credentials are an empty path")

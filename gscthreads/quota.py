@@ -267,7 +267,7 @@ class Quota:
                 ledger.interrupt()
 
         if type(ledger).interrupt is not QuotaLedger.interrupt:
-            self._halt.on_set(threading.Thread(target=watch, name="gscthreads-quota", daemon=True).start)
+            self._halt.on_set(threading.Thread(target=watch, name=f"{__name__}-watch", daemon=True).start)
 
     def burst(self, site: str) -> int:
         """Most calls that one HTTP batch to *site* should have now."""

@@ -7,7 +7,8 @@ import email.utils
 import json
 import re
 import time
-from typing import Any, List, Mapping, NamedTuple, Optional, Type
+import urllib.parse
+from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Type
 
 from .errors import ApiError, BadRequest, BurstQuota, DailyQuota, Denied, LoadQuota, Transient, Unauthorized
 
@@ -56,6 +57,15 @@ def parse_retry_after(value: Optional[str], *, now: Optional[float] = None) -> O
             return None
         seconds = moment - (time.time() if now is None else now)
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def clean(text: str, secrets: Iterable[object]) -> str:
+    """A server's words in one short line, without any of *secrets* that it repeats."""
+    for secret in secrets:
+        if isinstance(secret, str) and len(secret) >= 6:
+            for form in (secret, urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)):
+                text = text.replace(form, "***")
+    return " ".join(_printable(text).split())[:300]
 
 
 def _error_class(status: int, refusal: _Refusal) -> Type[ApiError]:

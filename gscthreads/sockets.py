@@ -10,6 +10,8 @@ urllib3 (1.21 to 2.x) is extended only at ``pool_classes_by_scheme``, ``Connecti
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import math
 import socket
 import sys
@@ -138,9 +140,40 @@ class SocketRegistry:
                     watch.guards.append(guard)
 
 
+class _Lines(io.BufferedReader):
+    """What an answer is read from; a line has an end."""
+
+    def readline(self, size: Optional[int] = -1) -> bytes:
+        if size is not None and size >= 0:
+            return super().readline(size)
+        line = super().readline(_MAX_LINE + 1)
+        if len(line) > _MAX_LINE:
+            raise http.client.LineTooLong("chunk length")
+        return line
+
+
+class _Answer(http.client.HTTPResponse):
+    """urllib3 believes a chunk length of -1 and reads on to the end of the connection, and so do some of its versions
+    with the line that holds the length: no limit of ours would hold."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp: Any = _Lines(cast(Any, self.fp).detach())
+
+    def _safe_read(self, amt: int) -> bytes:
+        if amt < 0:
+            raise http.client.IncompleteRead(b"")
+        return bytes(super()._safe_read(amt))  # type: ignore[misc]
+
+
+#: Most bytes of the line that holds a chunk's length, as in http.client.
+_MAX_LINE = 65536
+
+
 class _GuardedConnection:
     """Mixed into a urllib3 connection class by ``_guarded``."""
 
+    response_class = _Answer
     home: Optional[SocketRegistry] = None
     guard: Optional[_Guard] = None
     replaces_connect = False  # True when the base class only adds a plain TCP connect

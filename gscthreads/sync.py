@@ -27,7 +27,7 @@ from . import pacific
 from .auth import open_credentials
 from .client import Client
 from .concurrency import MOST
-from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_root
+from .config import GOOGLE, PROJECT_QPM, SyncConfig, check_ca_bundle, check_root
 from .coordinator import Coordinator, Only
 from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked, StoreLost
 from .figures import RUNNING, Counters, Result, Snapshot
@@ -339,6 +339,7 @@ def list_sites(
 ) -> "list[tuple[str, str]]":
     """(siteUrl, permissionLevel) of every site the credentials can see, sorted.  Raises ApiError, CredentialsError."""
     check_root(api_root)
+    check_ca_bundle(ca_bundle)
     halt = Halt()
     registry = SocketRegistry()
     client = Client(

@@ -10,14 +10,14 @@ import json
 import math
 import re
 import urllib.parse
-from typing import Any, Dict, Iterable, Mapping, NoReturn
+from typing import Any, Dict, Mapping, NoReturn
 
 import requests
 
 from .body import Body, send_fault
 from .errors import CredentialsError, Transient
 from .keyfile import SCOPE, SIGN_IN
-from .refusals import parse_retry_after
+from .refusals import clean, parse_retry_after
 
 GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"
 
@@ -93,7 +93,7 @@ def send(http: requests.Session, method: str, url: str, *, headers: Mapping[str,
         fault = send_fault(error, server, TIMEOUT[1], foreign=False)
         if fault is None:
             raise
-        raise fault if isinstance(fault, Transient) else CredentialsError(str(fault)) from error
+        raise (fault if isinstance(fault, Transient) else CredentialsError(str(fault))) from fault.__cause__
     with contextlib.closing(response):
         status = response.status_code
         if status in (408, 429) or status >= 500:
@@ -137,12 +137,3 @@ def read_token(answer: Mapping[str, Any]) -> Token:
 def is_token(value: str) -> bool:
     """Whether *value* can stand in a header as one word."""
     return re.fullmatch(r"[!-~]+", value) is not None
-
-
-def clean(text: str, secrets: Iterable[object]) -> str:
-    """A server's words in one short line, without any of *secrets* that it repeats."""
-    for secret in secrets:
-        if isinstance(secret, str) and len(secret) >= 6:
-            for form in (secret, urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)):
-                text = text.replace(form, "***")
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:300]

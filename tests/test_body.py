@@ -178,6 +178,7 @@ def test_read_start_takes_what_it_can_get():
         (requests.exceptions.ChunkedEncodingError("x"), "ChunkedEncodingError", "broken"),
         (requests.exceptions.ConnectionError("x"), "ConnectionError", "broken"),
         (ssl.SSLError(1, "[SSL] record layer failure"), "TLS", "broken"),
+        (ValueError("read length must be non-negative or -1"), "ValueError", "broken"),
         (OSError(5, "Input/output error"), "input/output error", "broken"),
     ],
 )

@@ -313,7 +313,9 @@ def test_what_is_kept_of_a_run_has_all_settings_and_no_secret():
     kept = json.loads(config.settings())
     assert "s3cret" not in config.settings()
     assert kept["sites"] == [SITE] and kept["reports"] == ["page", "query_device"] and kept["start"] == "2026-01-01"
-    assert set(kept) == {field.name for field in dataclasses.fields(SyncConfig)} - {"store", "credentials", "api_root"}
+    assert set(kept) == {field.name for field in dataclasses.fields(SyncConfig)} - {
+        "store", "credentials", "api_root", "ledger"
+    }
 
 
 def test_neither_store_nor_credentials_show_in_the_repr():

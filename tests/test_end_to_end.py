@@ -1,4 +1,4 @@
-"""The whole thing against the look-alike, over real HTTP: truth, faults, halts, command line, vendoring."""
+"""The whole thing against the look-alike, over real HTTP: truth, faults, halts, command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -292,30 +291,3 @@ def test_provisional_days_are_replaced_whole_and_holes_are_filled(path):
         assert "https://example.com/a" not in pages and "https://example.com/b" in pages
         assert result.calls == provisional + 2  # the hole, of two reports
         assert stored(path, days(5)[-1], "page") == truth(sim, days(5)[-1], "page")
-
-
-def test_a_vendored_copy_runs_under_its_own_name_beside_another(tmp_path):
-    for name in ("somewhere/vendor/gscthreads", "other/_gsc"):
-        shutil.copytree(ROOT / "gscthreads", tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".mypy*"))
-    for folder in ("somewhere", "somewhere/vendor", "other"):
-        (tmp_path / folder / "__init__.py").write_text("")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    code = (
-        "import somewhere.vendor.gscthreads as one, other._gsc as two, sys\n"
-        "from somewhere.vendor.gscthreads.simulator import Simulator\n"
-        "assert one.Sync is not two.Sync and 'gscthreads' not in sys.modules\n"
-        "with Simulator() as sim:\n"
-        "    for copy, name in ((one, 'one.db'), (two, 'two.db')):\n"
-        "        result = copy.sync('sc-domain:example.com', start='-15d', end='-12d', store='sqlite:///' + name,\n"
-        "                           credentials=sim.credentials(), api_root=sim.url)\n"
-        "        assert result.status == 'complete' and result.days == 8, result\n"
-    )
-    # -S and -P are newer than 3.8; the copies come first on the path, and the package itself must not be found
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=60)
-    assert done.returncode == 0
-    demo = ["demo", "--days", "3", "--rows-per-day", "40", "--quiet"]
-    command = [sys.executable, "-m", "somewhere.vendor.gscthreads", *demo]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == 0
-    assert "python -m somewhere.vendor.gscthreads sync --help" in done.stdout
-    assert (tmp_path / "gscthreads-demo.db").exists()

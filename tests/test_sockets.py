@@ -343,6 +343,24 @@ def test_a_connect_without_answer_is_woken(registry, clock, how):
         assert isinstance(worker.error, requests.ConnectionError)
 
 
+@pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("size", [b"-1\r\n", b"-5\r\n", b"-0x1\r\n", b"5;" + b"x" * 70_000, b"5" * 70_000])
+def test_chunks_of_odd_lengths_are_not_read_without_end(registry, size, adopted):
+    """urllib3 would take everything up to the end of the connection for one chunk, or one line."""
+
+    def script(connection, request, server):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + size + bytes(100_000))
+        server.done.wait()  # whoever reads on waits for this
+        return False
+
+    with Server(script) as server, requests.Session() if adopted else new_session(registry) as session:
+        if adopted:
+            adopt_session(session, registry, server.url)
+        worker = Worker(registry, server.url, session)
+        assert worker.ended()
+        assert isinstance(worker.error, urllib3.exceptions.HTTPError), repr(worker.error)
+
+
 def test_after_abort_nothing_connects(registry):
     with Server(answer_ok) as server, new_session(registry) as session:
         assert session.get(server.url, timeout=GUARD).text == "ok"

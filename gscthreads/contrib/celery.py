@@ -32,7 +32,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.worker import state as worker_state
 
 from ..config import SyncConfig
-from ..errors import ConfigError, GscError, StoreError, StoreMissing
+from ..errors import ConfigError, GscError, StoreError
 from ..figures import COMPLETE, FAILED, HALTED, Result
 from ..stores import open_store
 from ..sync import Sync
@@ -172,7 +172,7 @@ def _wait_for_quota(task: Any, store: Any, site: str) -> None:
     try:
         opened.open(writing=False)
         park = opened.parks().get(site)
-    except StoreMissing:
+    except StoreError:  # not there yet, or something that the sync itself deals with
         return
     finally:
         opened.close()
