@@ -31,4 +31,5 @@ try 3.8 2.2 '<2.9' "$@"  # Django before 3.1 can't read what newer ones give
 try 3.8 3.2 '>=2.8' "$@"
 try 3.11 4.2 '>=2.8' "$@"
 try 3.13 5.2 '>=2.8' "$@"
+try 3.13 6.1 '>=2.8' "$@"
 [ -z "$failed" ] || { echo "failed with Django$failed"; exit 1; }

@@ -71,6 +71,12 @@ class Project:
     def manage(self, *words, **more):
         return self.run("manage.py", *words, **more)
 
+    def manage_all(self, *commands):
+        """stdout of several commands that one process runs, which is quicker."""
+        code = "from django.core.management import execute_from_command_line as run\n"
+        code += "".join(f"run(['manage.py', *{command.split()}])\n" for command in commands)
+        return self.run("-c", code, DJANGO_SETTINGS_MODULE="project.settings")[0]
+
     def test(self, *names, **environment):
         """The project's own tests, in a test database that isn't in memory."""
         environment = {"PROJECT_TEST_DATABASE": str(self.folder / "test.sqlite3"), **environment}
@@ -131,15 +137,14 @@ def truth(sim, start, end):
 
 
 def test_checks_and_migrations_are_clean(either):
-    assert "no issues" in either.manage("check")[0]
-    assert "No changes" in either.manage("makemigrations", "--check", "--dry-run")[0]
-    assert "gscthreads.0001_initial... OK" in either.manage("migrate")[0]
+    out = either.manage_all(
+        "check", "makemigrations --check --dry-run", "migrate", "makemigrations --check --dry-run", "migrate",
+        "migrate gscthreads zero", "migrate", "gsc_status",
+    )
+    assert "no issues" in out and out.count("No changes detected") == 2
+    assert out.count("Applying gscthreads.0001_initial... OK") == 2 and out.count("No migrations to apply") == 1
+    assert "No days yet." in out
     assert either.read("SELECT count(*) FROM gsc_keyed_runs") == [(0,)]
-    assert "No migrations to apply" in either.manage("migrate")[0]
-    assert "No changes" in either.manage("makemigrations", "--check", "--dry-run")[0]
-    either.manage("migrate", "gscthreads", "zero")
-    either.manage("migrate")
-    assert either.manage("gsc_status")[0].startswith("No days yet.")
 
 
 def test_migrate_leaves_the_header_of_a_sqlite_file_to_the_project(project):

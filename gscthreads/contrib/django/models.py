@@ -18,7 +18,17 @@ class ReadOnly(TypeError):
     """The rows are Google's."""
 
 
-class StoreManager(models.Manager):
+def _refuse(*args: Any, **options: Any) -> None:
+    raise ReadOnly("gscthreads's rows can only be read; a sync writes them")
+
+
+class _Lines(models.QuerySet):
+    """Postgres itself would let some of the views be written through."""
+
+    update = delete = bulk_create = bulk_update = _raw_delete = _refuse
+
+
+class StoreManager(models.Manager.from_queryset(_Lines)):  # type: ignore[misc]
     """Reads the store's database unless told otherwise (``using``)."""
 
     def get_queryset(self) -> Any:
@@ -34,10 +44,7 @@ class _View(models.Model):
         managed = False
         default_permissions = ("view",)
 
-    def save(self, *args: Any, **options: Any) -> None:
-        raise ReadOnly("gscthreads's rows can only be read; a sync writes them")
-
-    delete = save
+    save = delete = _refuse
 
 
 class _Traffic(models.Model):

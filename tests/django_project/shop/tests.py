@@ -152,9 +152,14 @@ class Rows(Synced):
             self.assertTrue(str(model.objects.first()))
 
     def test_models_can_not_be_written(self):
-        for change in (models.Day.objects.first().save, models.Day.objects.first().delete):
+        run, runs = models.Run.objects.get(), models.Run.objects.all()
+        for change in (
+            run.save, run.delete, runs.delete, lambda: runs.update(days=0), lambda: runs.bulk_create([run]),
+            lambda: models.Run.objects.create(run_id=7), lambda: models.Run.objects.using("default").delete(),
+        ):
             with self.assertRaisesRegex(TypeError, "only be read"):
                 change()
+        self.assertEqual(models.Run.objects.get().days, 20)
 
     def test_the_projects_own_rows_are_beside_them(self):
         Product.objects.create(name="a", page="https://example.com/")
