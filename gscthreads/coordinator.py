@@ -396,7 +396,11 @@ class Coordinator:
         outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
         if not outcomes:
             return
-        answered = {slice_.dataset.site for slice_, _ in outcomes} & self._parks.keys()
+        # Not what was under way when the refusal came: only who asks after a pause learns that the quota is back.
+        answered = {
+            slice_.dataset.site for slice_, _ in outcomes
+            if slice_.dataset.site in self._parks and not self.plan.datasets[slice_.dataset].resting
+        }
 
         def write() -> "List[tuple[Slice, Optional[int], Optional[int]]]":
             acknowledged = [(slice_, *self._persist_one(slice_, rows)) for slice_, rows in outcomes]

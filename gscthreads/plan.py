@@ -274,6 +274,11 @@ class DatasetPlan:
         """True while a pause goes on (as far as ``wake`` has been told)."""
         return self._paused_until > float("-inf")
 
+    @property
+    def resting(self) -> bool:
+        """True when its site is parked, for the rest of this run or until a pause is over."""
+        return self.parked is not None or self.paused
+
     def next_due(self) -> Optional[float]:
         if self.stopped:
             return None

@@ -248,6 +248,13 @@ def test_a_spent_load_quota_parks_for_15_minutes_then_until_the_next_pacific_day
     assert query(path, "SELECT * FROM gsc_park") == []
 
 
+def test_answers_that_were_under_way_do_not_take_a_park_back(sim, path):
+    sim.faults.script("load_403", times=1, after=3)
+    result = run(sim, path, batch_size=10, max_concurrency=1)
+    assert result.status == "parked" and 0 < result.days < 20
+    assert result.resume_at == parked_until(path).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def test_the_other_sites_go_on_while_one_is_parked(sim, path):
     sim.faults.script("load_403", times=None, site=SITE)
     result = run(sim, path, sites=[SITE, OTHER])

@@ -243,7 +243,7 @@ class PostgresStore(Store):
                 if self._link.waiting() > _GRACE:
                     self._link.interrupt()
 
-        halt.on_set(threading.Thread(target=watch, name="gscthreads-store", daemon=True).start)
+        halt.on_set(threading.Thread(target=watch, name=f"{__name__}-watch", daemon=True).start)
 
     def _alone(self, name: str) -> None:
         """Be the only transaction that does what *name* names, until it ends."""
