@@ -134,6 +134,9 @@ class Server:
         return _run(self.url("postgres"), "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                     f" WHERE datname = '{name}' AND pid <> pg_backend_pid()")
 
+    def run(self, statement):
+        return _run(self.url("postgres"), statement)
+
     def close(self):
         self.stop(signal.SIGQUIT)
         self._log.close()

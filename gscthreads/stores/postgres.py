@@ -74,7 +74,6 @@ class PostgresStore(Store):
         self._connect = connect
         self._link = Link(connect, label, schema=check_schema(schema))
         self._opened = False
-        self._writing = False
         self._halt: Optional[Halt] = None
         self._run: Optional[_Transaction] = None  # as last committed
         self._pending: Optional[_Transaction] = None  # as it will be once this transaction is
@@ -96,7 +95,7 @@ class PostgresStore(Store):
     def open(self, *, writing: bool = True) -> None:
         if self._opened:
             raise StoreError(f"this store object is in use; make another one for {self.label}")
-        self._opened, self._writing = True, writing
+        self._opened, self._link.access = True, "WRITE" if writing else "ONLY"
         try:
             self._check_server()
             self._migrate(writing=writing)

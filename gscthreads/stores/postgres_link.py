@@ -56,10 +56,12 @@ class Link:
             f"SET LOCAL lock_timeout = {int(lock_timeout * 1000)};"
             f" SET LOCAL statement_timeout = {int(statement_timeout * 1000)};"
             " SET LOCAL idle_in_transaction_session_timeout = 60000;"
+            " SET LOCAL extra_float_digits = 1;"
         )
         self._connection: Any = None
         self._process = 0
         self._asked_at: Optional[float] = None
+        self.access = "WRITE"  # or "ONLY", which also a stand-by allows
         self.in_transaction = False
 
     # -- transactions
@@ -70,10 +72,13 @@ class Link:
             self.forget()
         self.connect()
         self.in_transaction = True
+        # What the role or the database has set otherwise would change our meaning: locks are for seeing what others have
+        # committed meanwhile (READ COMMITTED), numbers are exact.
         # Whoever set synchronous_commit = off accepts that commits are lost after the server has confirmed them; we go
         # on from what it has confirmed, so they must not be.
         return self.execute(
-            f'BEGIN; {self._timeouts} SET LOCAL search_path TO "{self.schema}", pg_temp;'
+            f"BEGIN ISOLATION LEVEL READ COMMITTED READ {self.access}; {self._timeouts}"
+            f' SET LOCAL search_path TO "{self.schema}", pg_temp;'
             " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';"
             f" {then}",
             values,

@@ -167,6 +167,27 @@ def test_a_server_that_lost_what_it_had_confirmed_is_noticed(url):
             store.begin(Halt())
 
 
+ODD_SETTINGS = {
+    "default_transaction_isolation": "serializable", "default_transaction_read_only": "on", "extra_float_digits": "0",
+    "datestyle": "'German'", "timezone": "'Asia/Kathmandu'", "standard_conforming_strings": "off",
+    "synchronous_commit": "off", "statement_timeout": "1", "intervalstyle": "sql_standard", "search_path": "nowhere",
+}
+
+
+def test_what_the_database_has_set_otherwise_changes_nothing(sim, server, url):
+    name = urllib.parse.urlsplit(url).path[1:]
+    for setting, value in ODD_SETTINGS.items():
+        server.run(f"ALTER DATABASE {name} SET {setting} = {value}")
+    place = f"{url}&schema=gsc"
+    more = {"rate_limit_enabled": True, "qpm_limit": 40_000}
+    runs = [gscthreads.Sync(small.config(sim, place, DATES, reports=[report], **more))
+            for report in ("page", "page_query")]
+    for run in runs:
+        run.start()
+    assert [run.wait(60).status for run in runs] == ["complete"] * 2
+    small.assert_truth(sim, place, DATES)
+
+
 class Pooler:
     """pgbouncer in transaction mode, with fewer connections to the server than clients."""
 
