@@ -194,6 +194,8 @@ class SpotCheck:
         if not pages:
             return None
         page = self._dice.choice(pages)[0]
+        if "\ufffd" in page:  # stands for what a store can't hold: Google would not know the page by it
+            return None
         rows = self._store.read(f"SELECT {_COLUMNS} {where} AND page = ?", (*place, page))
         return Sample(Slice(dataset, SliceKey(date, 0, page)), rows)
 
@@ -306,15 +308,15 @@ def difference(stored: Sequence[Tuple[Any, ...]], rows: Rows) -> Tuple[str, int]
     More is not wrong: Google leaves rows out of a day's answer that it shows when asked for a page alone
     (gsc-api.md 2.7, dropped rows).
     """
-    fresh = {}
+    fresh: Dict[Tuple[str, ...], Tuple[Any, ...]] = {}
     for _, group in rows.groups:
         for row in group:
             clicks, impressions = -row[0], -row[1]
             ctr = clicks / impressions if row[6] is None and impressions else row[6]
-            fresh[row[2:5]] = (clicks, impressions, ctr, row[7])
+            fresh[tuple(map(_storable, row[2:5]))] = (clicks, impressions, ctr, row[7])
     wrong = []
     for query, country, device, *numbers in stored:
-        key = (query or "", country or "", device or "")
+        key = (_storable(query or ""), _storable(country or ""), _storable(device or ""))
         found = fresh.pop(key, None)
         if found is None:
             wrong.append(f"{'/'.join(filter(None, key)) or 'it'} is not there")
@@ -322,6 +324,11 @@ def difference(stored: Sequence[Tuple[Any, ...]], rows: Rows) -> Tuple[str, int]
             wrong.append(f"{'/'.join(filter(None, key)) or 'it'} has {_numbers(found)}, stored {_numbers(numbers)}")
     more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
     return (f"at Google, {wrong[0]}{more}" if wrong else ""), len(fresh)
+
+
+def _storable(text: str) -> str:
+    """*text* as every store holds it: Postgres can't hold a NUL."""
+    return text.replace("\0", "\ufffd")
 
 
 def _numbers(values: Sequence[Any]) -> str:

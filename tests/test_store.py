@@ -432,6 +432,28 @@ def test_files_that_are_not_ours_are_left_alone(tmp_path):
     assert not (tmp_path / "absent.db").exists()
 
 
+def test_characters_that_postgres_cannot_store_cost_no_row(store):
+    groups = [("p\0", [row(9, query="a"), row(5, query="b\0")]), ("p\ufffd", [row(7, query="c")])]
+    assert publish(store, QUERY, DAY, Rows.of(groups)) == 3
+    publish(store, PAGE, DAY, Rows.of([(page, [row(1)]) for page in ("p\0", "p\ufffd")]))
+    found = store.read("SELECT rank, query, clicks FROM gsc_top_queries ORDER BY clicks DESC")
+    if isinstance(store, SQLiteStore):
+        assert found == [(1, "a", 9), (1, "c", 7), (2, "b\0", 5)]
+    else:
+        assert found == [(1, "a", 9), (2, "c", 7), (3, "b\ufffd", 5)]
+    assert store.audit(QUERY) == store.audit(PAGE) == []
+
+
+@pytest.mark.parametrize("url", ["u:secret@h/db", "postgresql:u:secret@h/db", "sqlite://u:secret@h",
+                                 "host=h password=secret", "postgresql://u:se@secret@h/db",
+                                 "postgresql://u:secret@[::1/db",
+                                 "postgresql://u:secret@h/d?schema=a%22b"])
+def test_a_wrong_url_shows_no_password(url):
+    with pytest.raises(ConfigError) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value) and caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize("url", ["x.db", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://u:secret@h/d", ""])
 def test_a_wrong_url_says_what_is_right_and_no_password(url):
     with pytest.raises(ConfigError, match="sqlite:///") as caught:

@@ -20,7 +20,8 @@ def open_store(url: Union[str, Store]) -> Store:
     if separator and scheme == "sqlite":
         path = rest[1:] if rest.startswith("/") else ""
         if not path or path == ":memory:":
-            raise ConfigError(f"store {url!r} names no file; use sqlite:///search.db or sqlite:////absolute/search.db")
+            raise ConfigError(f"store {_shown(url)} names no file; use sqlite:///search.db or"
+                              " sqlite:////absolute/search.db")
         from .sqlite import SQLiteStore
 
         return SQLiteStore(path)
@@ -31,12 +32,14 @@ def open_store(url: Union[str, Store]) -> Store:
             raise ConfigError(f"a store in Postgres needs psycopg2 ({error}): pip install psycopg2-binary") from error
         return PostgresStore(url)
     if not separator and url.endswith((".db", ".sqlite", ".sqlite3")):
-        raise ConfigError(f"store {url!r} is a bare file name; write sqlite:///{url}")
-    raise ConfigError(f"store {_without_password(url)!r} is of no known kind; use sqlite:///search.db or"
+        raise ConfigError(f"store {_shown(url)} is a bare file name; write sqlite:/// before it")
+    raise ConfigError(f"store {_shown(url)} is of no known kind; use sqlite:///search.db or"
                       " postgresql://user:password@host/database")
 
 
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}***{at}{host}" if at else url
+def _shown(url: str) -> str:
+    """*url* for a message, unless it may hold a password."""
+    if "@" in url or "=" in url:
+        scheme, separator, _ = url.partition("://")
+        return f"{scheme}://..." if separator and "@" not in scheme and "=" not in scheme else "..."
+    return repr(url)

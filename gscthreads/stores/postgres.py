@@ -370,6 +370,8 @@ class PostgresStore(Store):
     def _copy(self, table: str, fixed: Dict[str, int], dataset: Dataset, rows: Rows) -> int:
         """COPY *rows*, each after the *fixed* columns, into *table*; the number of rows."""
         ids = self._page_ids(rows.pages) if "page" in dataset.report.dimensions else [0]
+        if len(set(ids)) < len(ids):
+            rows, ids = _merged(rows, ids)
         layout = laid_out(rows, ids, self._segment_column(rows))
         written = {
             name: numbers(column) for name, column in zip(layout._fields, layout)
@@ -603,6 +605,15 @@ def _names(dataset: Dataset) -> Tuple[str, str, str]:
 def _plain(text: str) -> str:
     """*text* as Postgres can store it (postgres_link.texts)."""
     return text.replace("\0", "\ufffd")
+
+
+def _merged(rows: Rows, ids: Sequence[int]) -> Tuple[Rows, List[int]]:
+    """*rows* whose pages differ only by what Postgres can't store: those of one id are one page's, ranked anew."""
+    by_id: Dict[int, List[Any]] = {}
+    for number, (_, group) in zip(ids, rows.groups):
+        by_id.setdefault(number, []).extend(group)
+    groups = [(str(number), sorted(group, key=lambda row: row[:6])) for number, group in by_id.items()]
+    return Rows.of(groups), list(by_id)
 
 
 def _utc(moment: dt.datetime) -> dt.datetime:

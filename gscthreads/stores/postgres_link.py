@@ -72,7 +72,7 @@ class Link:
             self.forget()
         self.connect()
         self.in_transaction = True
-        # What the role or the database has set otherwise would change our meaning: locks are for seeing what others have
+        # What role or database have set otherwise would change our meaning: locks are for seeing what others have
         # committed meanwhile (READ COMMITTED), numbers are exact.
         # Whoever set synchronous_commit = off accepts that commits are lost after the server has confirmed them; we go
         # on from what it has confirmed, so they must not be.
@@ -223,13 +223,15 @@ def _hopeless(words: str) -> bool:
 
 def connector(url: str) -> "Tuple[Connect, str, str]":
     """(how to connect, a label without secrets, schema) of a ``postgresql://`` URL.  Raises ConfigError."""
-    parts = urllib.parse.urlsplit(url)
-    options = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
-    schema = "".join(value for name, value in options if name == "schema")
-    rest = urllib.parse.urlencode([each for each in options if each[0] != "schema"], quote_via=urllib.parse.quote)
     try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.netloc.count("@") > 1:  # a part of the password would pass for a host
+            raise ValueError
+        options = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+        schema = "".join(value for name, value in options if name == "schema")
+        rest = urllib.parse.urlencode([each for each in options if each[0] != "schema"], quote_via=urllib.parse.quote)
         given = psycopg2.extensions.parse_dsn(urllib.parse.urlunsplit(parts._replace(query=rest)))
-    except psycopg2.Error:  # its words may quote a part of the password
+    except (ValueError, psycopg2.Error):  # whose words may quote a part of the password
         raise ConfigError(
             "store is no valid Postgres URL: write postgresql://user:password@host:5432/database, with %-escapes for"
             " special characters in names and password"

@@ -218,7 +218,7 @@ LIFETIME_ADD = f"""
 INSERT INTO gsc_lifetime AS l
     (dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen)
 SELECT %s, page, clicks, impressions, {_WEIGHT}, {_WEIGHED}, %s, %s, 1
-FROM gsc_fact f WHERE day = %s
+FROM gsc_fact f WHERE day = %s AND rank = 1
 ON CONFLICT (dataset, page) DO UPDATE SET
     clicks = l.clicks + excluded.clicks, impressions = l.impressions + excluded.impressions,
     weight = l.weight + excluded.weight, weighed = l.weighed + excluded.weighed,
@@ -247,7 +247,7 @@ _LIFETIME_ANEW = f"""
 SELECT d.dataset, f.page, sum(f.clicks) AS clicks, sum(f.impressions) AS impressions,
        sum({_WEIGHT}) AS weight, sum({_WEIGHED}) AS weighed,
        min(d.date) AS first_seen, max(d.date) AS last_seen, count(*)::integer AS days_seen
-FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = %s GROUP BY d.dataset, f.page
+FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = %s AND f.rank = 1 GROUP BY d.dataset, f.page
 """
 _LIFETIME_COLUMNS = "dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen"
 AUDIT_LIFETIME = f"""
