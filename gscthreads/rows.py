@@ -282,10 +282,10 @@ class _Table:
         if len(pages) == len(kept):
             order, counts = kept, [1] * len(pages)
         else:
-            order = self._ranked(kept, len(pages))
-            counts = [len(order)]
-            if numbers is not None:
-                counts = list(collections.Counter(map(numbers.__getitem__, order)).values())
+            order, counts = self._ranked(kept, len(pages)), [len(kept)]
+            if numbers is not None:  # a Counter lists pages in the order it met them: that of their numbers
+                met = numbers if len(kept) == received else map(numbers.__getitem__, kept)
+                counts = list(collections.Counter(met).values())
         found: List[Any] = [
             self._clicks,
             self._impressions,
@@ -293,8 +293,11 @@ class _Table:
             _some(self._ctr),
             _some(self._position),
         ]
-        if order != range(received):
-            found = [column and [column[index] for index in order] for column in found]
+        if len(order) == 1:  # the others repeat the first
+            found = [column and column[:1] for column in found]
+        elif order != range(received):
+            take = operator.itemgetter(*order)
+            found = [column and take(column) for column in found]
         return Rows(received, len(order), pages, first_incomplete, counts, *found)
 
     def _without_repeats(self) -> Sequence[int]:

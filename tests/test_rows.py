@@ -196,6 +196,14 @@ def test_rows_that_repeat_are_removed_and_the_first_stays(decode):
 
 
 @BOTH
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_row_that_repeats_is_one_row(decode, count):
+    found = decode(answer(*[row("p", "q", ctr=0.3, position=2.5)] * count), PAGE_QUERY)
+    assert (found.received, found.kept, list(found.counts)) == (count, 1, [1])
+    assert [column and list(column) for column in found[5:]] == [[1], [2], ["q"], None, None, None, [0.3], [2.5]]
+
+
+@BOTH
 def test_dimensions_land_in_their_places_whatever_their_order(decode):
     found = decode(answer(row("MOBILE", "q", "deu", "p")), wanted("device", "query", "country", "page"))
     assert found.groups == [("p", [(-1, -2, "q", "deu", "MOBILE", "", None, None)])]

@@ -137,7 +137,7 @@ FROM gsc_run;
 CREATE TABLE gsc_lease (dataset INTEGER PRIMARY KEY REFERENCES gsc_dataset (id), run INTEGER NOT NULL);
 -- sites whose load quota was spent and that have not answered since
 CREATE TABLE gsc_park (site TEXT PRIMARY KEY, since TEXT NOT NULL, until TEXT NOT NULL, reason TEXT NOT NULL);
--- sums over a published day's rows, to prove them by (NOTE_SUMS); NULL for days published before there were any
+-- sums over a published day's rows, to prove them by (NOTE_PUBLISHED); NULL for days published before there were any
 ALTER TABLE gsc_day ADD COLUMN clicks REAL;
 ALTER TABLE gsc_day ADD COLUMN impressions REAL;
 ALTER TABLE gsc_day ADD COLUMN positions REAL;
@@ -238,9 +238,17 @@ _SUMS = """
 SELECT count(*) AS rows, total(clicks) AS clicks, total(impressions) AS impressions,
        total(round(coalesce(position, 0) * 1048576.0)) AS positions
 FROM gsc_fact WHERE day = """
-NOTE_SUMS = f"""
-UPDATE gsc_day SET (clicks, impressions, positions) = (SELECT clicks, impressions, positions FROM ({_SUMS} ?1))
+NOTE_PUBLISHED = f"""
+UPDATE gsc_day SET
+    (clicks, impressions, positions) = (SELECT clicks, impressions, positions FROM ({_SUMS} ?1)),
+    status = ?2, rows = ?3, calls = ?4, published_at = ?5, error = NULL
 WHERE id = ?1
+"""
+
+#: Whether a day has rows, and whether anything is staged for it.
+PRESENT = """
+SELECT EXISTS (SELECT 1 FROM gsc_fact WHERE day = ?1),
+       EXISTS (SELECT 1 FROM gsc_slice WHERE day = ?1) OR EXISTS (SELECT 1 FROM gsc_stage WHERE day = ?1)
 """
 
 #: Published days whose rows are not those the ledger speaks of, and other days that have rows.

@@ -287,21 +287,18 @@ class SQLiteStore(Store):
         with self._errors():
             database = self._connection()
             day = self._day(dataset, date)
-            replaced = database.execute("SELECT 1 FROM gsc_fact WHERE day = ? LIMIT 1", (day,)).fetchone() is not None
+            replaced, staged = database.execute(schema.PRESENT, (day,)).fetchone()
             if replaced:
                 self._withdraw(dataset, day)
             if rows is None:
                 count = database.execute(schema.PUBLISH_STAGED, (day,)).rowcount
             else:
                 count = self._insert(schema.FACTS, (day,), self._columns(dataset, rows))
-            database.execute(schema.NOTE_SUMS, (day,))
             if dataset.report.name == "page":
                 self._add_lifetime(dataset, day, date, replaced=replaced)
-            self._forget_slices(day)
-            database.execute(
-                "UPDATE gsc_day SET status = ?, rows = ?, calls = ?, published_at = ?, error = NULL WHERE id = ?",
-                (status, count, calls, _now(), day),
-            )
+            if staged:
+                self._forget_slices(day)
+            database.execute(schema.NOTE_PUBLISHED, (day, status, count, calls, _now()))
             return count
 
     def _withdraw(self, dataset: Dataset, day: int) -> None:
@@ -332,9 +329,12 @@ class SQLiteStore(Store):
         """page, rank, query, segment, clicks, impressions, ctr and position of *rows*, in the order of gsc_fact's key:
         dense pages, no searching."""
         ids = self._page_ids(rows.pages) if "page" in dataset.report.dimensions else [0]
-        page, rank, query, segment, *numbers = laid_out(rows, ids, self._segment_column(rows))
+        page, rank, query, segment, clicks, impressions, ctr, position = laid_out(
+            rows, ids, self._segment_column(rows)
+        )
         return [
-            _column(page, "0"), _column(rank, "1"), _column(query), _column(segment, "0"), *map(_column, numbers)
+            _column(page, "0"), _column(rank, "1"), _column(query), _column(segment, "0"),
+            _column(clicks), _column(impressions), _numbers(ctr), _numbers(position),
         ]
 
     def _insert(self, into: str, fixed: Tuple[int, ...], columns: Sequence[_Column]) -> int:
@@ -344,14 +344,15 @@ class SQLiteStore(Store):
         cost a whole JSON decode.  As few values as possible: binding them is half the work.
         """
         bound = [values for _, values in columns if values is not None]
-        width, count = len(bound), len(bound[0])
-        flat: List[Any] = [0] * (width * count)
-        for place, values in enumerate(bound):
-            flat[place::width] = values
-        first = [f"?{number}" for number in range(1, 1 + len(fixed))]
+        width, count, before = len(bound), len(bound[0]), len(fixed)
+        first = [f"?{number}" for number in range(1, 1 + before)]
         marks = f"({','.join(first + [expression for expression, _ in columns])})"
-        for start, size, room in _chunks(count, (_MOST_PARAMETERS - 1 - len(fixed)) // width):
-            values = [*fixed, *flat[start * width : (start + size) * width], *[0] * ((room - size) * width), size]
+        for start, size, room in _chunks(count, (_MOST_PARAMETERS - 1 - before) // width):
+            values: List[Any] = [0] * (before + width * room + 1)
+            values[:before] = fixed
+            for place, column in enumerate(bound, before):
+                values[place : before + width * size : width] = column[start : start + size]
+            values[-1] = size
             self._connection().execute(
                 f"INSERT INTO {into} SELECT * FROM (VALUES {','.join([marks] * room)}) LIMIT ?", values
             )
@@ -363,7 +364,7 @@ class SQLiteStore(Store):
         known = self._pages
         if len(known) + len(pages) > _REMEMBERED_PAGES:
             known.clear()
-        missing = [page for page in pages if page not in known]
+        missing = [page for page, number in zip(pages, map(known.get, pages)) if number is None]
         if missing:
             for start, size, room in _chunks(len(missing), _MOST_PARAMETERS - 1):
                 chunk = missing[start : start + size]
@@ -380,7 +381,7 @@ class SQLiteStore(Store):
             if new:
                 self._insert("gsc_page (id, page)", (), [("?", fresh), ("?", new)])
             known.update(zip(new, fresh))
-        return [known[page] for page in pages]
+        return list(map(known.__getitem__, pages))
 
     def _segment_column(self, rows: Rows) -> Optional[List[int]]:
         """The segment of each row, None where no report has any; a dimension the report lacks is NULL in the table."""
@@ -422,10 +423,13 @@ class SQLiteStore(Store):
         number = self._days.get((dataset, date))
         if number is None:
             place = (self._dataset(dataset), date.isoformat())
-            self._connection().execute(
+            inserted = self._connection().execute(
                 "INSERT OR IGNORE INTO gsc_day (dataset, date, status) VALUES (?, ?, 'open')", place
             )
-            number = int(self._one("SELECT id FROM gsc_day WHERE dataset = ? AND date = ?", place))
+            if inserted.rowcount:
+                number = int(inserted.lastrowid or 0)
+            else:
+                number = int(self._one("SELECT id FROM gsc_day WHERE dataset = ? AND date = ?", place))
             self._days[dataset, date] = number
         return number
 
@@ -600,12 +604,15 @@ _Column = Tuple[str, Optional[Sequence[Any]]]
 
 
 def _column(values: Optional[Sequence[Any]], constant: str = "NULL") -> _Column:
-    """*values*, or *constant* for all rows when there are none.  None is never bound: sqlite3 is slow to."""
-    if values is None:
-        return constant, None
-    if None in values:
+    """*values*, or *constant* for all rows when there are none."""
+    return (constant, None) if values is None else ("?", values)
+
+
+def _numbers(values: Optional[Sequence[Optional[float]]]) -> _Column:
+    """*values*, some of which may be None, which is never bound: sqlite3 is slow to."""
+    if values is not None and None in values:
         return "nullif(?, '')", ["" if value is None else value for value in values]
-    return "?", values
+    return _column(values)
 
 
 def _chunks(count: int, most: int) -> Iterator[Tuple[int, int, int]]:
