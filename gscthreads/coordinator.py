@@ -264,7 +264,7 @@ class Coordinator:
         if self._config.workers is None:
             self._see_concurrency(now)
         while len(self._batches) < self._most_batches():
-            slices = self.plan.lease(workers=self.workers(), most=self._largest_batch)
+            slices = self.plan.lease(workers=self.workers(), out=len(self._batches), most=self._largest_batch)
             if not slices:
                 return
             again = frozenset(each for each in slices if self.plan.datasets[each.dataset].leases(each.key) > 1)

@@ -134,6 +134,24 @@ _MOVES: Dict[SliceState, Set[SliceState]] = {
 }
 
 
+#: Slices that one batch should have at least: Google works on 3 to 8 of a batch at once (gsc-api.md 7), so fewer take as
+#: long.  The first number where more would leave a worker idle now, the second towards the end.
+_LANES, _MORE_LANES = 4, 8
+
+
+def batch_share(available: int, owed: int, *, workers: int, out: int) -> int:
+    """How many slices the next HTTP batch should have, when *out* are under way: enough to keep Google's lanes busy,
+    and few enough that
+
+    - all idle workers get some of the slices *available* now;
+    - no worker is long busy with the last of those *owed* while the others have nothing left: the batches become
+      smaller towards the end (guided self-scheduling; about half the usual share, since answers take unequal time).
+    """
+    of_available = -(-available // max(1, workers - out))
+    of_owed = -(-owed // (2 * workers - 1))
+    return max(_LANES, min(of_available, max(_MORE_LANES, of_owed)))
+
+
 class Verdict(enum.Enum):
     """What became of a slice that failed."""
 
@@ -179,9 +197,7 @@ class DatasetPlan:
         self._open: Dict[dt.date, int] = {}  # days with acknowledged slices -> how many
         self._in_flight = 0
         self._first_slices_in_flight = 0
-        # Until an answer shows that days fit one slice, and once one didn't, each day leased may stay open.
-        self._days_overflow = True
-        self._may_overflow = False  # a day of several slices was seen
+        self._days_seen = self._long_days = 0  # days whose first slice was answered; those that go on after it
         self._paused_until = float("-inf")
         self._probing = False  # one slice at a time, until one is answered
         for day in sorted(days, key=lambda day: self._rank(day.date)):
@@ -204,6 +220,11 @@ class DatasetPlan:
         return bool(self._in_flight) or not self.stopped and bool(owed)
 
     @property
+    def owed(self) -> int:
+        """Slices known to be owed and not leased."""
+        return 0 if self.stopped else sum(map(len, (self._waiting, self._ready, self._late, self._delayed)))
+
+    @property
     def open_days(self) -> int:
         return len(self._open)
 
@@ -221,11 +242,15 @@ class DatasetPlan:
     def _new_days(self) -> int:
         """Days that may be begun now."""
         room = self._max_open_days - len(self._open)
-        if self._days_overflow:
-            room -= self._first_slices_in_flight
-        elif room > 0:
-            room = len(self._waiting)
-        return max(0, min(room, len(self._waiting)))
+        if room <= 0:
+            return 0
+        # Of the days under way some will stay open: all, for what is known before the first answer, then twice as many
+        # as did so far.
+        long_days, seen = (self._long_days, self._days_seen) if self._days_seen else (1, 1)
+        if long_days:
+            room = max(room, room * seen // (2 * long_days)) - self._first_slices_in_flight
+            return max(0, min(room, len(self._waiting)))
+        return len(self._waiting)
 
     @property
     def next_goes_alone(self) -> bool:
@@ -303,10 +328,9 @@ class DatasetPlan:
     def acknowledge(self, key: SliceKey, following: Optional[int]) -> None:
         """The slice is durable.  *following* is the start row of the day's next slice, None when the day is whole."""
         self._slots.pop(key).move(SliceState.ACKNOWLEDGED)
-        if following is not None:
-            self._days_overflow = self._may_overflow = True
-        elif key.start_row == 0:
-            self._days_overflow = self._may_overflow
+        if key.start_row == 0:
+            self._days_seen += 1
+            self._long_days += following is not None
         if following is None:
             self._open.pop(key.date, None)
             self.published += 1
@@ -387,14 +411,18 @@ class Plan:
         for plan in self.datasets.values():
             plan.wake(now)
 
-    def lease(self, *, workers: int, most: Callable[[str], int]) -> List[Slice]:
-        """The next HTTP batch, [] when nothing can be leased now.
+    def lease(self, *, workers: int, out: int, most: Callable[[str], int]) -> List[Slice]:
+        """The next HTTP batch, [] when nothing can, or should, be leased now.
 
-        *most(site)* is the greatest batch the site may have, 0 when it has enough for now.  What is left is shared
-        among *workers*, so that the last slices don't queue behind each other in one batch while other workers idle.
+        *workers*: how many there are; *out*: HTTP batches under way.  *most(site)* is the greatest batch the site may
+        have, 0 when it has enough for now.
         """
-        total = sum(plan.available() for plan in self.datasets.values())
-        share = max(1, -(-total // workers))
+        plans = self.datasets.values()
+        available, in_flight = sum(plan.available() for plan in plans), sum(plan.in_flight for plan in plans)
+        owed = sum(plan.owed for plan in plans)
+        if out >= workers and available < owed and available * workers < in_flight:
+            return []  # nobody waits for it, and it will be larger when the days now under way are published
+        share = batch_share(available, owed, workers=workers, out=out)
         for _ in range(len(self._sites)):
             site = self._sites[0]
             self._sites.rotate(-1)

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gscthreads.backoff import Backoff
 from gscthreads.errors import BadRequest, BurstQuota, DailyQuota, Denied, LoadQuota, Transient, Unauthorized
 from gscthreads.model import Dataset, Report, Slice, SliceKey
-from gscthreads.plan import DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
+from gscthreads.plan import DatasetPlan, OwedDay, Plan, Verdict, batch_share, next_start_row, owed
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, DayRecord
 
 DAY = dt.date(2026, 3, 10)
@@ -35,8 +35,8 @@ def make(*datasets, days=5, batch_size=50, max_attempts=3, max_open_days=100, ne
     return plan
 
 
-def lease(plan, most=1000, workers=1):
-    return plan.lease(workers=workers, most=lambda site: most)
+def lease(plan, most=1000, workers=1, out=None):
+    return plan.lease(workers=workers, out=workers - 1 if out is None else out, most=lambda site: most)
 
 
 def finish(plan, slice_, received):
@@ -126,9 +126,35 @@ def test_batches_never_mix_sites_and_sites_and_datasets_take_turns():
     assert [slice_.dataset for slice_ in batches[0]] == [PAGE, QUERY, PAGE, QUERY]
 
 
-def test_what_is_left_is_shared_among_the_workers():
-    plan = make(days=9)
-    assert [len(lease(plan, workers=3)) for _ in range(4)] == [3, 2, 2, 1]
+def test_what_is_left_is_shared_among_the_workers_in_ever_smaller_batches():
+    plan = make(days=80)
+    assert [len(lease(plan, workers=3, out=3)) for _ in range(9)] == [16, 13, 11, 8, 8, 8, 8, 8, 0]
+
+
+@pytest.mark.parametrize("available, sizes", [(32, [11, 11, 10]), (11, [4, 4, 3]), (2, [2, 0, 0])])
+def test_what_may_be_leased_now_is_enough_for_every_worker(available, sizes):
+    plan = make(days=200, max_open_days=available)  # how long days are is not known yet
+    assert [len(lease(plan, workers=3, out=out)) for out in range(3)] == sizes
+
+
+def test_a_batch_that_would_wait_for_a_worker_waits_until_it_is_worth_it():
+    plan = make(days=200, max_open_days=16)
+    batches = [lease(plan, workers=2, out=out) for out in range(3)]
+    assert [len(batch) for batch in batches] == [8, 8, 0]
+    for number, slice_ in enumerate(batches[0], 1):
+        finish(plan, slice_, 25_000)  # its day goes on
+        assert len(lease(plan, workers=2, out=2)) == (6 if number == 6 else 0)  # 10 are under way
+    plan = make(days=3)
+    assert len(lease(plan, most=1)) == 1
+    assert len(lease(plan, out=1)) == 2  # there will not be more
+
+
+@given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 64), st.integers(0, 70))
+def test_a_share_keeps_the_lanes_busy_and_leaves_something_for_the_others(available, more, workers, out):
+    share = batch_share(available, available + more, workers=workers, out=out)
+    assert share >= 4  # gsc-api.md: a batch is worked on in 3 to 8 lanes
+    assert share == 4 or (share - 1) * max(1, workers - out) < available
+    assert share <= 8 or (share - 1) * (2 * workers - 1) < available + more
 
 
 def test_open_days_are_limited_once_a_day_has_several_slices():
@@ -363,8 +389,8 @@ def test_a_batch_is_as_large_as_batch_size_share_and_site_allow():
     assert len(lease(make(days=9, batch_size=4))) == 4
     assert len(lease(make(days=9), most=2)) == 2
     assert lease(make(days=9), most=0) == []  # the site has enough for now
-    assert len(lease(make(days=9), workers=9)) == 1
-    assert len(lease(make(days=9), workers=100)) == 1
+    assert len(lease(make(days=180), workers=9, out=9)) == 11
+    assert len(lease(make(days=90), workers=100, out=0)) == 4
 
 
 def test_no_key_is_leased_twice_however_often_one_asks():
@@ -658,7 +684,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     @rule(workers=st.integers(1, 4), most=st.integers(1, 6))
     def lease(self, workers, most):
         self.plan.wake(0.0)
-        batch = self.plan.lease(workers=workers, most=lambda site: most)
+        batch = self.plan.lease(workers=workers, out=0, most=lambda site: most)
         assert not set(batch) & set(self.leased)
         assert len({slice_.dataset.site for slice_ in batch}) <= 1 and len(batch) <= min(5, most)
         assert not set(batch) & set(self.acknowledged)
