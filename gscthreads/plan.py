@@ -134,8 +134,8 @@ _MOVES: Dict[SliceState, Set[SliceState]] = {
 }
 
 
-#: Slices that one batch should have at least: Google works on 3 to 8 of a batch at once (gsc-api.md 7), so fewer take as
-#: long.  The first number where more would leave a worker idle now, the second towards the end.
+#: Slices that one batch should have at least: Google works on 3 to 8 of a batch at once (gsc-api.md 8), so fewer take
+#: as long.  The first number where more would leave a worker idle now, the second towards the end.
 _LANES, _MORE_LANES = 4, 8
 
 
@@ -222,7 +222,9 @@ class DatasetPlan:
     @property
     def owed(self) -> int:
         """Slices known to be owed and not leased."""
-        return 0 if self.stopped else sum(map(len, (self._waiting, self._ready, self._late, self._delayed)))
+        if self.stopped:
+            return 0
+        return len(self._waiting) + len(self._ready) + len(self._late) + len(self._delayed)
 
     @property
     def open_days(self) -> int:

@@ -152,7 +152,7 @@ def test_a_batch_that_would_wait_for_a_worker_waits_until_it_is_worth_it():
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 64), st.integers(0, 70))
 def test_a_share_keeps_the_lanes_busy_and_leaves_something_for_the_others(available, more, workers, out):
     share = batch_share(available, available + more, workers=workers, out=out)
-    assert share >= 4  # gsc-api.md: a batch is worked on in 3 to 8 lanes
+    assert share >= 4  # gsc-api.md 8: a batch is worked on in 3 to 8 lanes
     assert share == 4 or (share - 1) * max(1, workers - out) < available
     assert share <= 8 or (share - 1) * (2 * workers - 1) < available + more
 
