@@ -24,7 +24,7 @@ CONTESTANTS = {
     "gscthreads": "gscthreads, defaults, standard library decoder",
     "gscthreads-fast": "gscthreads, defaults, with the fast extra (msgspec)",
     "gscthreads-auto": "gscthreads, max_concurrency='auto', with the fast extra",
-    "gscthreads-postgres": "gscthreads, defaults, fast extra, on Postgres (GSCTHREADS_BENCH_POSTGRES_URL)",
+    "gscthreads-postgres": "gscthreads, defaults, standard library decoder, on Postgres (GSCTHREADS_BENCH_POSTGRES_URL)",
 }
 
 POSTGRES = "GSCTHREADS_BENCH_POSTGRES_URL"
@@ -36,7 +36,7 @@ SETTINGS: Dict[str, Dict[str, Any]] = {
 }
 
 #: Contestants that decode with the standard library even where msgspec is installed.
-PLAIN = ("gscthreads-1x1", "gscthreads")
+PLAIN = ("gscthreads-1x1", "gscthreads", "gscthreads-postgres")
 
 
 def run(name: str, task: Task, *, settings: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
@@ -75,7 +75,7 @@ def _here(name: str, task: Task) -> Dict[str, Any]:
         return script.sequential(task) if name == "script" else script.pooled(task)
     if name in PLAIN:
         sys.modules["msgspec"] = None  # type: ignore[assignment]
-    elif name != "gscthreads-postgres":
+    else:
         try:
             __import__("msgspec")
         except ImportError:

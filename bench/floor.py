@@ -1,6 +1,7 @@
 """The floor: the rows gscthreads writes, into the same table with the same settings, prepared before the clock starts.
 
-No client can be faster, as long as it writes these rows from one connection.  Two plain ways; the faster one counts.
+No client can be much faster, as long as it writes these rows from one connection.  Two plain ways: *the floor* is
+``executemany``, as one would write it; statements of many rows, as gscthreads itself writes them, are shown beside it.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ NOTES = """\
 Medians.  scaled s: wall time carried over from the days done to those of the workload; the sequential contestants of
 rollout do fewer days, and rates are of what was done.  server CPU: the look-alike's, on the same machine.  a request:
 calls in one HTTP request, on average; at once: slices the server had in work, on average.  time/floor: time a row to
-that of the faster floor; CPU/floor: the same of CPU time, which other work on the machine disturbs less.  rate/script:
+that of floor-many; CPU/floor: the same of CPU time, which other work on the machine disturbs less.  rate/script:
 rows/s to those of the script.  durable ms: from a slice's answer being complete to its acknowledgement, median/99th
 percentile."""
 
