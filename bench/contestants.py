@@ -24,7 +24,7 @@ CONTESTANTS = {
     "gscthreads": "gscthreads, defaults, standard library decoder",
     "gscthreads-fast": "gscthreads, defaults, with the fast extra (msgspec)",
     "gscthreads-auto": "gscthreads, max_concurrency='auto', with the fast extra",
-    "gscthreads-postgres": "gscthreads, defaults, standard library decoder, on Postgres (GSCTHREADS_BENCH_POSTGRES_URL)",
+    "gscthreads-postgres": "gscthreads, defaults, standard library decoder, Postgres (GSCTHREADS_BENCH_POSTGRES_URL)",
 }
 
 POSTGRES = "GSCTHREADS_BENCH_POSTGRES_URL"
