@@ -44,6 +44,16 @@ FIRST = DAYS[-1]
 MINUTE = 6.0
 LIMIT, BUDGET = 40, 32
 
+#: A management command that lives in the same minute.
+SHORT_MINUTE = """
+import sys
+import gscthreads.quota
+from django.core.management import execute_from_command_line
+
+gscthreads.quota.WINDOW = {minute}
+execute_from_command_line(sys.argv[1:])
+"""
+
 #: The module that a project would have.
 PROJECT = """
 import datetime, json, os, sys
@@ -85,11 +95,23 @@ class Project:
             "qpm_limit": LIMIT, "batch_size": 4, "reports": ["page_query"], "sites": SITES,
             "backoff_base": 0.01, "backoff_cap": 0.05,
         }
-        (folder / "settings.json").write_text(json.dumps(self.settings))
+        self._tell(self.settings)
         (folder / "project.py").write_text(PROJECT.format(minute=MINUTE, broker=server.broker()))
         self.app = Celery("project", broker=server.broker(), backend=server.broker())
         self.app.conf.gscthreads = self.settings
         self._workers = []
+
+    def _tell(self, settings):
+        (self.folder / "settings.json").write_text(json.dumps(settings))
+
+    @contextlib.contextmanager
+    def told(self, settings):
+        """Tasks that begin meanwhile find these *settings*."""
+        self._tell(settings)
+        try:
+            yield
+        finally:
+            self._tell(self.settings)
 
     def work(self, pool):
         """Start a worker that also listens to the queue named like its pool."""
@@ -200,6 +222,43 @@ def test_two_workers_and_a_plain_sync_share_one_budget(project, sim, monkeypatch
             for day in DAYS for row in sim.truth(site, ["page", "query"], "web", day)
         ]
         assert sorted(kept) == sorted(truth)
+
+
+def test_two_workers_and_a_management_command_share_a_postgres_store(project, tmp_path):
+    """The budget is in the store, and nothing is in Redis but the queue."""
+    test_django = pytest.importorskip("tests.test_django")
+    days = DAYS[:9]
+    ours = [Site(name, rows_per_day=30) for name in SITES]
+    with Simulator(sites=ours, seed=2, site_qpm=LIMIT, user_qpm=LIMIT) as google:
+        django = test_django.PostgresProject(
+            tmp_path, google, SITES=SITES, REPORTS=["page"], RATE_LIMIT_ENABLED=True, QPM_LIMIT=LIMIT, BATCH_SIZE=4)
+        django.manage("migrate", "-v0")
+        settings = {**project.settings, "store": django.url, "api_root": google.url,
+                    "credentials": django.environment["PROJECT_CREDENTIALS"]}
+        del settings["ledger"]
+        with project.told(settings):
+            queued = project.send(None, days[-1], name="sync_sites")
+            command = django.start(
+                "-c", SHORT_MINUTE.format(minute=MINUTE), "manage.py", "gsc_sync", "--start", str(days[-1]), "--end",
+                str(LAST), "--json", DJANGO_SETTINGS_MODULE="project.settings")
+            out, err = command.communicate(timeout=60)
+            found = [project.result(name).get(timeout=60) for name in queued.get(timeout=60)]
+
+        assert command.returncode == 0, err
+        assert json.loads(out.splitlines()[-1])["days"] == 3 * len(days)
+        assert [(each["status"], each["days"], each["calls"]) for each in found] == [("complete", 9, 9)] * 3
+        stats = google.stats()
+        assert max(stats["max_60s"]["user"].values()) <= BUDGET and stats["refusals"] == {}
+        asked = [(each.site, each.dimensions, each.start_date, each.start_row) for each in google.log]
+        assert len(asked) == len(set(asked)) == 6 * len(days) > 1.5 * BUDGET
+        for report, dimensions in (("page", ["page"]), ("page_query", ["page", "query"])):
+            kept = django.read("SELECT site, date, page, query, clicks, impressions, ctr, position"
+                               f" FROM gsc_performance WHERE report = '{report}'")
+            truth = [
+                (site, day, *row.keys, *[None] * (2 - len(row.keys)), *row[1:])
+                for site in SITES for day in days for row in google.truth(site, dimensions, "web", day)
+            ]
+            assert sorted(kept, key=str) == sorted(truth, key=str)
 
 
 def test_a_task_that_was_parked_goes_on_by_itself(project, sim):
