@@ -7,6 +7,7 @@ expands to or notices a gzip stream without its end.  So the raw bytes are read 
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import ssl
@@ -188,6 +189,16 @@ def read_refusal(response: requests.Response) -> ApiError:
         message = f"the server redirects to {found.group(1) if found else 'another path'}; redirects are not followed"
         return BadRequest(message, status=status, reason="redirect")
     return classify(status, Body(response, max_bytes=_MAX_REFUSAL).read_start(ERROR_BYTES), response.headers)
+
+
+def read_not_multipart(response: requests.Response) -> ApiError:
+    """The error that an answer 200 to a batch stands for when it isn't multipart; reads its body.  Never raises."""
+    body = Body(response, max_bytes=_MAX_REFUSAL).read_start(ERROR_BYTES)
+    try:
+        refusal = refusals.refusal_in(json.loads(body.decode("utf-8", "replace")), body, response.headers)
+    except (ValueError, RecursionError):
+        refusal = None
+    return refusal or Transient("the answer to a batch is not multipart", status=200, reason="notMultipart")
 
 
 def classify(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:

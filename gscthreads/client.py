@@ -18,11 +18,11 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Protocol, 
 import requests
 
 from ._version import __version__
-from .body import Body, classify, forget_frames, read_refusal, send_fault
+from .body import Body, classify, forget_frames, read_not_multipart, read_refusal, send_fault
 from .errors import ApiError, Transient, Unauthorized
 from .halt import Halt, Halted
 from .model import ROW_LIMIT, Failed, Fetched, Rows, Slice
-from .multipart import MAX_PART, Matcher, Part, compose
+from .multipart import MAX_PART, Matcher, Part, boundary_of, compose
 from .sockets import SocketRegistry, adopt_session, new_session
 
 log = logging.getLogger(__name__)
@@ -184,8 +184,10 @@ class Client:
             if first:
                 log.warning("%s has no batch path (%s): one call per request from now on", self.server, error)
             raise _no_batch() from error
-        body = Body(response, max_bytes=MAX_PART * len(batch))
-        yield from matcher.match(body, response.headers.get("Content-Type", ""))
+        answer_boundary = boundary_of(response.headers.get("Content-Type", ""))
+        if answer_boundary is None:
+            raise read_not_multipart(response)
+        yield from matcher.match(Body(response, max_bytes=MAX_PART * len(batch)), answer_boundary)
 
     def _query_body(self, wanted: Slice) -> bytes:
         dataset, key = wanted

@@ -12,6 +12,14 @@ from typing import NamedTuple, Optional
 #: Workers to begin with, and the most: each needs a few MB for the slice it is reading.
 FIRST, MOST = 3, 16
 
+#: Most slices of an HTTP batch meanwhile: as many as Google works on at once (gsc-api.md 8).  More of them come back in
+#: bursts, which look as if a worker had helped or harmed, and have the others wait for quota.
+BATCH = 8
+
+#: Part of a look in which more workers would not have helped, so that none is added.  Answers come in bursts, and for a
+#: moment any store is behind.
+_BOUND = 1 / 3
+
 #: Seconds of one look at how it goes, and the answers it needs at least; the same before one is taken away.
 _LOOK_SECONDS, _LOOK_ANSWERS = 1.5, 6
 _LONG_SECONDS, _LONG_ANSWERS = 5.0, 20
@@ -43,9 +51,8 @@ class Concurrency:
     def __init__(self, now: float, first: int = FIRST, most: int = MOST) -> None:
         self.workers = min(first, most)
         self._most = most
-        self._since = now
-        self._answered = self._refused = 0
-        self._bound = False
+        self._seen_at = now
+        self._look_again(now)
         self._share: Optional[float] = None  # the best: slices per second and worker
         self._before: Optional[float] = None  # the share that made us take a worker away
         self._quiet_until = float("-inf")
@@ -54,7 +61,9 @@ class Concurrency:
         """Take note of what was *seen* since the last call, and now and then draw a conclusion."""
         self._answered += seen.answered
         self._refused += seen.refused
-        self._bound = self._bound or seen.bound
+        if seen.bound:
+            self._bound_seconds += now - self._seen_at
+        self._seen_at = now
         seconds = now - self._since
         if self._refused >= _REFUSED:
             # One burst too many is refused over several looks, and punished once.
@@ -62,7 +71,7 @@ class Concurrency:
             self._quiet_until = now + _CAREFUL
             self._look_again(now)
         elif seconds >= _LOOK_SECONDS and self._answered >= _LOOK_ANSWERS:
-            if self._bound:
+            if self._bound_seconds >= _BOUND * seconds:
                 self._look_again(now)
             else:
                 self._conclude(now, seconds, self._answered / seconds / self.workers)
@@ -89,4 +98,4 @@ class Concurrency:
     def _look_again(self, now: float) -> None:
         self._since = now
         self._answered = self._refused = 0
-        self._bound = False
+        self._bound_seconds = 0.0

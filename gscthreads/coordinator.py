@@ -17,7 +17,7 @@ from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, 
 
 from . import pacific, parking, sites
 from .backoff import Backoff, Breaker
-from .concurrency import FIRST, MOST, Concurrency, Seen
+from .concurrency import BATCH, FIRST, MOST, Concurrency, Seen
 from .config import SyncConfig
 from .errors import (
     ApiError,
@@ -116,7 +116,11 @@ class Coordinator:
         self._jitter = jitter
         self._started = clock()
         backoff = Backoff(config.backoff_base, config.backoff_cap)
-        self.plan = Plan(batch_size=config.batch_size, max_attempts=config.max_attempts, backoff=backoff)
+        self.plan = Plan(
+            batch_size=config.batch_size,
+            max_attempts=config.max_attempts,
+            backoff=backoff,
+        )
         self._breaker = Breaker(config.max_attempts, backoff)
         self._batches: Dict[int, Batch] = {}
         self._productive: Set[int] = set()  # batches of which some slice was answered
@@ -311,9 +315,11 @@ class Coordinator:
 
     def _largest_batch(self, site: str) -> int:
         found = self._concurrency.get(site)
-        if found is not None and sum(batch.site == site for batch in self._batches.values()) >= found.workers:
+        if found is None:
+            return self._most(site)
+        if sum(batch.site == site for batch in self._batches.values()) >= found.workers:
             return 0
-        return self._most(site)
+        return min(BATCH, self._most(site))
 
     def _see_concurrency(self, now: float) -> None:
         """Tell each site's Concurrency what happened since the last round."""
@@ -402,8 +408,8 @@ class Coordinator:
             if slice_.dataset.site in self._parks and not self.plan.datasets[slice_.dataset].resting
         }
 
-        def write() -> "List[tuple[Slice, Optional[int], Optional[int]]]":
-            acknowledged = [(slice_, *self._persist_one(slice_, rows)) for slice_, rows in outcomes]
+        def write() -> "List[tuple[Slice, int, Optional[int], Optional[int]]]":
+            acknowledged = [(slice_, rows.received, *self._persist_one(slice_, rows)) for slice_, rows in outcomes]
             for site in answered:
                 self._store.park(site, None)
             if self._run_id is not None:
@@ -415,13 +421,13 @@ class Coordinator:
         self._beat_at = self._clock()
         for site in answered:
             del self._parks[site]
-        for slice_, following, published in acknowledged:
+        for slice_, received, following, published in acknowledged:
             site = slice_.dataset.site
             self._answered[site] = self._answered.get(site, 0) + 1
             plan = self.plan.datasets[slice_.dataset]
             if plan.first_try(slice_.key):
                 self.plan.health.answered()
-            plan.acknowledge(slice_.key, following)
+            plan.acknowledge(slice_.key, following, received)
             if published is not None:
                 self._count_published(slice_.dataset, published)
             number = self._batch_of.pop(slice_, None)

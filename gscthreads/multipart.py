@@ -172,15 +172,12 @@ class Matcher:
         self.content_ids = [f"{unguessable}-{index}" for index in range(count)]
         self._index = {content_id: index for index, content_id in enumerate(self.content_ids)}
 
-    def match(self, chunks: Iterable[bytes], content_type: str) -> Iterator[Tuple[int, Part]]:
+    def match(self, chunks: Iterable[bytes], boundary: str) -> Iterator[Tuple[int, Part]]:
         """(index of the call, its part) as the parts of an answer arrive; parts with an unknown id are ignored.
 
         When none has an id and all are there, they count in the order of the calls (gsc-api.md 4.1), at the end.
-        Raises Transient when the answer isn't multipart, breaks a limit, or breaks off.
+        Raises Transient when the answer breaks a limit, or breaks off.
         """
-        boundary = boundary_of(content_type)
-        if boundary is None:
-            raise Transient("the answer to a batch is not multipart", status=200, reason="notMultipart")
         parser = PartParser(boundary)
         held: List[Part] = []  # those without id, compressed: their number is known only at the end
         size = labelled = dropped = 0

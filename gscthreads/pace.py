@@ -125,7 +125,7 @@ class Pace:
     def _judge(self, now: float, before: float, share: float) -> None:
         """Did half the pace help?"""
         self._is = self._is._replace(trial=None, changed_at=now, stepped_at=now, calls=0, refused=0)
-        if share >= before / 2:
+        if before / 2 <= share <= _MOST_NOISE:
             pace, ceiling = self._is.normal
             self._is = self._is._replace(pace=pace, ceiling=ceiling, noise=max(self._is.noise, share))
 

@@ -197,6 +197,7 @@ class DatasetPlan:
         self._open: Dict[dt.date, int] = {}  # days with acknowledged slices -> how many
         self._in_flight = 0
         self._first_slices_in_flight = 0
+        self._slices_seen = self._rows_seen = 0
         self._days_seen = self._long_days = 0  # days whose first slice was answered; those that go on after it
         self._paused_until = float("-inf")
         self._probing = False  # one slice at a time, until one is answered
@@ -225,6 +226,11 @@ class DatasetPlan:
         if self.stopped:
             return 0
         return len(self._waiting) + len(self._ready) + len(self._late) + len(self._delayed)
+
+    @property
+    def rows_a_slice(self) -> float:
+        """Rows that a slice has, on average, as far as is known."""
+        return self._rows_seen / max(1, self._slices_seen)
 
     @property
     def open_days(self) -> int:
@@ -327,9 +333,12 @@ class DatasetPlan:
         """True when the slice has been leased once."""
         return self._slots[key].leases == 1
 
-    def acknowledge(self, key: SliceKey, following: Optional[int]) -> None:
-        """The slice is durable.  *following* is the start row of the day's next slice, None when the day is whole."""
+    def acknowledge(self, key: SliceKey, following: Optional[int], rows: int = 0) -> None:
+        """The slice is durable.  *following* is the start row of the day's next slice, None when the day is whole;
+        *rows*: how many it had."""
         self._slots.pop(key).move(SliceState.ACKNOWLEDGED)
+        self._slices_seen += 1
+        self._rows_seen += rows
         if key.start_row == 0:
             self._days_seen += 1
             self._long_days += following is not None
@@ -429,9 +438,12 @@ class Plan:
             site = self._sites[0]
             self._sites.rotate(-1)
             largest = most(site)
+            if largest:
+                # One worker that takes all the quota there is leaves the others waiting for it.
+                largest = min(largest, max(_MORE_LANES, largest // workers))
             batch = self._lease_site(self._of_site[site], min(self._batch_size, share, largest)) if largest else []
             if batch:
-                return batch
+                return self._longest_first(batch)
         return []
 
     def _lease_site(self, plans: Deque[DatasetPlan], most: int) -> List[Slice]:
@@ -452,6 +464,10 @@ class Plan:
             if alone:
                 break
         return batch
+
+    def _longest_first(self, batch: List[Slice]) -> List[Slice]:
+        """Who starts the longest last has idle lanes beside them in the end."""
+        return sorted(batch, key=lambda slice_: -self.datasets[slice_.dataset].rows_a_slice)
 
     def available(self, site: str) -> int:
         """Slices of *site* that may be leased now."""

@@ -43,6 +43,15 @@ def classify(status: int, body: bytes, headers: Mapping[str, str]) -> ApiError:
     return error(message, status=status, reason=reason, retry_after=parse_retry_after(headers.get("Retry-After")))
 
 
+def refusal_in(answer: object, body: bytes, headers: Mapping[str, str]) -> Optional[ApiError]:
+    """The error in an answer with status 200, parsed and as it came; None when it tells of none."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if error is None:
+        return None
+    code = error.get("code") if isinstance(error, dict) else None
+    return classify(code if isinstance(code, int) and 400 <= code <= 599 else 500, body, headers)
+
+
 def parse_retry_after(value: Optional[str], *, now: Optional[float] = None) -> Optional[float]:
     """Seconds a Retry-After header asks for (delta or HTTP date), capped at MAX_RETRY_AFTER; None when unusable."""
     if not value:

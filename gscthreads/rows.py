@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set,
 
 from .errors import ApiError, Transient
 from .model import DIMENSIONS, ROW_LIMIT, Rows, Slice
-from .refusals import classify
+from .refusals import refusal_in
 
 #: Counts above this can't have come from a double without loss (all four metrics are doubles, gsc-api.md 2.6).
 _MAX_COUNT = 2**53 - 1
@@ -114,8 +114,9 @@ def _decode_whole(body: bytes, table: "_Table") -> Rows:
     rows = answer.get("rows")  # null means absent
     if not isinstance(rows, (list, type(None))):
         raise ValueError("rows that are not a list")
-    if answer.get("error") is not None and not rows:
-        raise _refused(answer, body)
+    refusal = None if rows else refusal_in(answer, body, {})
+    if refusal is not None:
+        raise refusal
     # An empty answer still names its aggregation type (gsc-api.md 2.6); a proxy's {"message": ...} must not empty
     # a day.
     if rows is None and answer.get("responseAggregationType") is None:
@@ -133,13 +134,6 @@ def _check_size(body: bytes) -> None:
     most = 8 * ROW_LIMIT
     if body.count(b"{") > most or body.count(b"[") > most or body.count(b",") > 40 * ROW_LIMIT:
         raise ValueError("it has far more parts than a slice of rows")
-
-
-def _refused(answer: Dict[str, Any], body: bytes) -> ApiError:
-    """An error that came with status 200."""
-    error = answer["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    return classify(code if isinstance(code, int) and 400 <= code <= 599 else 500, body, {})
 
 
 def _not_finite(text: str) -> NoReturn:

@@ -609,6 +609,18 @@ class TestRefusals:
             outcomes = bench.fetch(slices(2))
         assert [(o.error.reason, o.alone) for o in outcomes] == [("notMultipart", False)] * 2
 
+    @responses.activate
+    @pytest.mark.parametrize(
+        "body, kind, said",
+        [(QPS, BurstQuota, "QPS"), (FORBIDDEN, Denied, "no permission"), (b'{"error":"odd"}', Transient, "odd"),
+         (b'{"message":"odd"}', Transient, ""), (b"[" * 50_000, Transient, ""), (b"", Transient, "")],
+    )
+    def test_a_batch_answer_200_that_tells_of_an_error(self, body, kind, said):
+        responses.add(responses.POST, "https://h/batch", body=body, content_type="application/json")
+        with Bench("https://h") as bench:
+            outcomes = bench.fetch(slices(2))
+        assert all(type(outcome.error) is kind and said in str(outcome.error) for outcome in outcomes)
+
     @pytest.mark.parametrize("count", [1, 3])
     def test_an_outer_401_rejects_the_token_once(self, count):
         def script(connection, request, server):

@@ -90,6 +90,14 @@ def test_slow_stores_and_finished_work_are_no_reason_for_more():
     assert auto.workers == FIRST
 
 
+@pytest.mark.parametrize("bound, grows", [(1, True), (6, False)])  # tenths of each second
+def test_a_burst_that_the_store_is_behind_with_for_a_moment_does_not_keep_it_from_more(bound, grows):
+    auto = Concurrency(0.0)
+    for number in range(1, 200):
+        auto.see(number * 0.1, Seen(1, 0, number % 10 < bound))
+    assert (auto.workers > FIRST) == grows
+
+
 def test_refusals_cut_it_once_and_nothing_is_tried_for_two_minutes():
     auto = Concurrency(0.0, first=10)
     auto.see(1.0, Seen(0, 5, False))

@@ -136,14 +136,23 @@ def test_calls_are_those_of_sequential_paging(path):
 
 def test_one_worker_and_plain_calls_give_identical_tables(edge_sim, tmp_path):
     dumps = []
-    for name, settings in (("a.db", {}), ("b.db", {"max_concurrency": 1}), ("c.db", {"batch_size": 1})):
+    for name, settings in (("a.db", {}), ("b.db", {"max_concurrency": 1}), ("c.db", {"batch_size": 1}),
+                           ("d.db", {"max_concurrency": "auto"})):
         copy(edge_sim, str(tmp_path / name), days(7), **settings)
         with opened(tmp_path / name) as database:
             dumps.append(
                 [sorted(map(repr, database.execute(f"SELECT * FROM {view}"))) for view in
                  ("gsc_performance", "gsc_page_daily", "gsc_top_queries", "gsc_page_lifetime")]
             )
-    assert dumps[0] == dumps[1] == dumps[2]
+    assert dumps[0] == dumps[1] == dumps[2] == dumps[3]
+
+
+def test_auto_asks_for_a_few_slices_at_a_time_and_tells_its_workers(path):
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1, latency=0.05, **UNLIMITED) as sim:
+        result = copy(sim, path, days(200), max_concurrency="auto")
+        assert (result.status, result.calls) == ("complete", 400)
+        assert result.calls <= 8 * result.http_batches and 3 <= result.concurrency <= 16
+        assert_equals_truth(sim, path, days(3))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -437,7 +437,7 @@ def check_parser(data, cuts=()):
     matcher = Matcher(2)
     matcher._index = {HEX + "-0": 0, HEX + "-1": 1}
     try:
-        matched = [(index, part.content_id) for index, part in matcher.match([data], MULTIPART)]
+        matched = [(index, part.content_id) for index, part in matcher.match([data], "B")]
     except Transient:
         return
     if any(label for _, label in matched):

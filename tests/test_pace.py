@@ -140,6 +140,16 @@ def test_many_refusals_halve_the_pace_once_however_many_batches_were_under_way()
     assert pace.at(13.0) == 4.0
 
 
+@pytest.mark.parametrize("full", [0.0, 16.0])
+def test_a_site_that_refuses_everything_is_no_noise(full):
+    pace = Pace(full)
+    pace.settled(10.0, 9.0, 20, 10)  # an experiment at half the pace begins
+    pace.settled(20.0, 19.0, 40, 40)  # and goes worse
+    assert pace.reduced and pace.at(20.0) <= 8.0
+    pace.settled(30.0, 29.0, 40, 40)
+    assert pace.at(30.0) < 8.0
+
+
 def test_a_site_that_was_slowed_is_forgiven_after_a_while_at_full_pace():
     pace = Pace(16.0)
     pace.settled(10.0, 9.0, 20, 15)

@@ -393,6 +393,23 @@ def test_a_batch_is_as_large_as_batch_size_share_and_site_allow():
     assert len(lease(make(days=90), workers=100, out=0)) == 4
 
 
+def test_no_worker_takes_much_more_than_its_part_of_the_quota_there_is():
+    plan = make(PAGE, days=200)
+    assert len(lease(plan, most=30, workers=3)) == 10
+    assert len(lease(plan, most=12, workers=3)) == 8  # fewer would take as long
+    assert len(lease(plan, most=5, workers=3)) == 5
+
+
+def test_the_longest_slices_of_a_batch_come_first_once_it_is_known_which_they_are():
+    plan = make(PAGE, QUERY, days=100)
+    batch = lease(plan, most=4)
+    assert [slice_.dataset for slice_ in batch] == [PAGE, QUERY] * 2
+    for slice_ in batch:
+        plan.datasets[slice_.dataset].fetched(slice_.key)
+        plan.datasets[slice_.dataset].acknowledge(slice_.key, None, 900 if slice_.dataset == QUERY else 30)
+    assert [slice_.dataset for slice_ in lease(plan, most=6)] == [QUERY] * 3 + [PAGE] * 3
+
+
 def test_no_key_is_leased_twice_however_often_one_asks():
     plan = make(PAGE, QUERY, OTHER, days=7)
     batches = iter(lambda: lease(plan, most=2, workers=2), [])

@@ -123,7 +123,7 @@ def _settings(dice: random.Random, hanging: bool, young: bool) -> Dict[str, Any]
     values: Dict[str, Any] = {
         "reports": reports,
         "search_types": dice.choice((["web"], ["web"], ["web"], ["web", "image"])),
-        "max_concurrency": dice.choice((1, 2, 3, 3, 6)),
+        "max_concurrency": dice.choice((1, 2, 3, "auto", 6)),
         "batch_size": dice.choice((1, 2, 5, 10, 50)),
         "max_queue_size": dice.choice((1, 2, 5, 1000)),
         "max_in_flight": dice.choice((1, 2, 10)),
