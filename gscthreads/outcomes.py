@@ -10,8 +10,9 @@ from typing import Any, List
 from .halt import Halt, get_or_none, put_or_halt
 from .model import Fetched
 
-#: Most decoded rows waiting for the coordinator (about 320 bytes each): four full slices, however large the queue.
-MAX_WAITING_ROWS = 100_000
+#: Most decoded rows waiting for the coordinator (about 320 bytes each), however large the queue: one full slice.  More
+#: would only wait longer, and be out of the processor's cache by then.
+MAX_WAITING_ROWS = 25_000
 
 
 _WAKE = object()

@@ -17,7 +17,7 @@ import json
 import math
 import operator
 import re
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Set, Tuple, Union
 
 from .errors import ApiError, Transient
 from .model import DIMENSIONS, ROW_LIMIT, Rows, Slice
@@ -36,30 +36,39 @@ _KEY_COLUMNS = ("query", "country", "device", "searchAppearance")  # the dimensi
 
 _FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  #: what a wrong shape raises
 
-#: JSON text of a list of rows -> their keys (a sequence for each dimension), clicks, impressions, ctr and position.
-#: Arguments: the text and the number of dimensions.
-Parser = Callable[[bytes, int], Tuple[Sequence[Sequence[Any]], List[Any], List[Any], List[Any], List[Any]]]
+#: Columns of some rows, of the right types: keys (a sequence for each dimension), clicks, impressions, ctr, position.
+Columns = Tuple[Sequence[Sequence[str]], List[int], List[int], List[Optional[float]], List[Optional[float]]]
+
+#: JSON text of a list of rows -> Columns.  Arguments: the text and the number of dimensions.
+Parser = Callable[[bytes, int], Columns]
 
 
-def make_decoder(*, fast: Optional[bool] = None) -> Callable[[bytes, Slice], Rows]:
+def make_decoder(
+    *, fast: Optional[bool] = None, order: Optional[Mapping[str, int]] = None
+) -> Callable[[bytes, Slice], Rows]:
     """The function that decodes a slice's body.  *fast* None takes msgspec where it is installed (the ``fast``
-    extra), False the standard library; both give the same rows.  Thread-safe."""
-    parser = None if fast is False else _fast_parser()
-    return lambda body, slice_: decode(body, slice_, parser)
+    extra), False the standard library; both give the same rows.  Thread-safe.
+
+    *order* (page -> number, of which any thread may read while another adds to it): pages come in order of their
+    numbers, when all have one.  A store that keeps them in that order has then nothing to move.
+    """
+    parsers = () if fast is False else _fast_parsers()
+    return lambda body, slice_: decode(body, slice_, parsers, order)
 
 
-def decode(body: bytes, slice_: Slice, fast: Optional[Parser] = None) -> Rows:
+def decode(
+    body: bytes, slice_: Slice, fast: Sequence[Parser] = (), order: Optional[Mapping[str, int]] = None
+) -> Rows:
     """The rows of one answer.  An answer without "rows" is an empty one.  Raises ``Transient`` (or the class that
     fits, when the body is an error in spite of its status) for anything that isn't an answer to *slice_*."""
     escaped = b"\\" in body and (b"\\ud" in body or b"\\uD" in body)
-    for parse in (fast, _parse_rows):
+    for parse in (*fast, _parse_rows):
         try:
-            if parse is not None:
-                return _decode_pieces(body, _Table(slice_, escaped=escaped), parse)
+            return _decode_pieces(body, _Table(slice_, escaped=escaped, order=order), parse)
         except (RecursionError, *_FAULTS):
             pass  # the next one knows better, the last one knows why
     try:
-        return _decode_whole(body, _Table(slice_, escaped=escaped))
+        return _decode_whole(body, _Table(slice_, escaped=escaped, order=order))
     except ApiError:
         raise
     except RecursionError:
@@ -144,11 +153,11 @@ def _loads(text: bytes, **hooks: Any) -> Any:
     return json.loads(text.decode("utf-8"), parse_constant=_not_finite, **hooks)
 
 
-def _parse_rows(text: bytes, dimensions: int) -> Any:
+def _parse_rows(text: bytes, dimensions: int) -> Columns:
     return _take_apart(_loads(text), dimensions)
 
 
-def _take_apart(rows: List[Any], dimensions: int) -> Any:
+def _take_apart(rows: List[Any], dimensions: int) -> Columns:
     keys = [row.get("keys") for row in rows]
     columns: Sequence[Sequence[Any]] = ()
     if dimensions:
@@ -161,34 +170,47 @@ def _take_apart(rows: List[Any], dimensions: int) -> Any:
         raise ValueError("keys in an answer that has no dimensions")
     return (
         columns,
-        [row["clicks"] for row in rows],
-        [row["impressions"] for row in rows],
-        [row.get("ctr") for row in rows],
-        [row.get("position") for row in rows],
+        _counts("clicks", [row["clicks"] for row in rows]),
+        _counts("impressions", [row["impressions"] for row in rows]),
+        _numbers("ctr", [row.get("ctr") for row in rows]),
+        _numbers("position", [row.get("position") for row in rows]),
     )
 
 
-def _fast_parser() -> Optional[Parser]:
-    """The same as ``_parse_rows`` through msgspec's typed decoder, or None where it isn't installed (or too old)."""
+def _fast_parsers() -> Sequence[Parser]:
+    """The same as ``_parse_rows`` through msgspec's typed decoders, where it is installed (and not too old).  The first
+    takes rows as Google writes them today, and leaves nothing to check; the second takes 12.0 for 12, and rows without
+    position."""
     try:
         import msgspec
 
-        decoders = {dimensions: _typed_decoder(msgspec, dimensions) for dimensions in range(1, len(DIMENSIONS) + 1)}
+        return _fast_parser(msgspec, exact=True), _fast_parser(msgspec, exact=False)
     except (ImportError, AttributeError, TypeError):
-        return None
+        return ()
 
-    def parse(text: bytes, dimensions: int) -> Any:
+
+def _fast_parser(msgspec: Any, *, exact: bool) -> Parser:
+    decoders = {
+        dimensions: _typed_decoder(msgspec, dimensions, exact=exact) for dimensions in range(1, len(DIMENSIONS) + 1)
+    }
+
+    def parse(text: bytes, dimensions: int) -> Columns:
         try:
             rows = decoders[dimensions].decode(text)  # KeyError without dimensions: a single row
         except msgspec.DecodeError as error:  # also for half a surrogate pair, which the standard library lets pass
             raise ValueError(str(error)) from error
         keys = [row.keys for row in rows]
+        texts = [list(map(operator.attrgetter(name), keys)) for name in _NAMES[:dimensions]]
+        clicks, impressions = [row.clicks for row in rows], [row.impressions for row in rows]
+        ctr, position = [row.ctr for row in rows], [row.position for row in rows]
+        if exact:
+            return texts, clicks, impressions, ctr, position
         return (
-            [list(map(operator.attrgetter(name), keys)) for name in _NAMES[:dimensions]],
-            [row.clicks for row in rows],
-            [row.impressions for row in rows],
-            [row.ctr for row in rows],
-            [row.position for row in rows],
+            texts,
+            _counts("clicks", clicks),
+            _counts("impressions", impressions),
+            _numbers("ctr", ctr),
+            _numbers("position", position),
         )
 
     return parse
@@ -197,20 +219,16 @@ def _fast_parser() -> Optional[Parser]:
 _NAMES = tuple(f"key{number}" for number in range(len(DIMENSIONS)))
 
 
-def _typed_decoder(msgspec: Any, dimensions: int) -> Any:
+def _typed_decoder(msgspec: Any, dimensions: int, *, exact: bool) -> Any:
     """A decoder of lists of rows with that many keys.  Nothing it makes burdens the cyclic garbage collector."""
     keys = msgspec.defstruct(
         "Keys", [(name, str) for name in _NAMES[:dimensions]], array_like=True, forbid_unknown_fields=True, gc=False
     )
+    count: Any = int if exact else Union[int, float]
+    rates: List[Any] = [(name, float) if exact else (name, Optional[float], None) for name in ("ctr", "position")]
     row = msgspec.defstruct(
         "Row",
-        [
-            ("clicks", Union[int, float]),
-            ("impressions", Union[int, float]),
-            ("keys", keys),
-            ("ctr", Optional[float], None),
-            ("position", Optional[float], None),
-        ],
+        [("clicks", count), ("impressions", count), ("keys", keys), *rates],
         forbid_unknown_fields=True,  # it doesn't check what it skips: a name with a broken letter, say
         gc=False,
     )
@@ -223,26 +241,28 @@ def _typed_decoder(msgspec: Any, dimensions: int) -> Any:
 class _Table:
     """The rows of one answer, checked as they are added.  Raises one of _FAULTS for what is not an answer."""
 
-    def __init__(self, slice_: Slice, *, escaped: bool) -> None:
+    def __init__(self, slice_: Slice, *, escaped: bool, order: Optional[Mapping[str, int]]) -> None:
         self.width = len(slice_.dataset.report.dimensions)
         self._names = slice_.dataset.report.dimensions
         self._date = slice_.key.date.isoformat()
         self._escaped = escaped
+        self._order = order
         self._numbers: Dict[str, int] = collections.defaultdict(itertools.count().__next__)  # page -> its number
         self._keys: Dict[str, List[Any]] = {name: [] for name in self._names if name != "date"}  # a page as its number
         self._seen: Set[int] = set()  # hash of each row's dimensions
         self._clicks: List[int] = []
         self._impressions: List[int] = []
+        self._most_clicks = self._most_impressions = 0
         self._ctr: List[Optional[float]] = []
         self._position: List[Optional[float]] = []
 
     def add(
         self,
         keys: Sequence[Sequence[str]],
-        clicks: List[Any],
-        impressions: List[Any],
-        ctr: List[Any],
-        position: List[Any],
+        clicks: List[int],
+        impressions: List[int],
+        ctr: List[Optional[float]],
+        position: List[Optional[float]],
     ) -> None:
         """Append rows: parts of equal length of every column."""
         columns: List[Sequence[Any]] = []
@@ -256,11 +276,14 @@ class _Table:
             columns.append(list(map(self._numbers.__getitem__, column)) if name == "page" else column)
             self._keys[name] += columns[-1]
         self._seen.update(map(hash, zip(*columns)))
-        clicks, impressions = _counts("clicks", clicks), _counts("impressions", impressions)
+        self._most_clicks = max(self._most_clicks, *clicks)
+        self._most_impressions = max(self._most_impressions, *impressions)
+        if min(clicks) < 0 or min(impressions) < 0 or max(self._most_clicks, self._most_impressions) > _MAX_COUNT:
+            raise ValueError("clicks or impressions out of range")
         self._clicks += clicks
         self._impressions += impressions
-        self._ctr += _unlike(_numbers("ctr", ctr), clicks, impressions)
-        self._position += _numbers("position", position)
+        self._ctr += _unlike(ctr, clicks, impressions)
+        self._position += position
         if len(self._clicks) > 2 * ROW_LIMIT:  # a few above the limit can be rows that repeat (gsc-api.md 7.2)
             raise ValueError(f"more than {2 * ROW_LIMIT} rows where at most {ROW_LIMIT} were asked for")
 
@@ -271,15 +294,22 @@ class _Table:
         if not received:
             return Rows(0, 0, [], first_incomplete)
         kept: Sequence[int] = range(received) if len(self._seen) == received else self._without_repeats()
-        numbers = self._keys.get("page")
+        numbers: Optional[Sequence[int]] = self._keys.get("page")
         pages = [""] if numbers is None else list(self._numbers)
+        groups = self._groups(pages)
         if len(pages) == len(kept):
-            order, counts = kept, [1] * len(pages)
+            order, counts = kept if groups is None else [kept[group] for group in groups], [1] * len(pages)
         else:
-            order, counts = self._ranked(kept, len(pages)), [len(kept)]
+            counts = [len(kept)]
             if numbers is not None:  # a Counter lists pages in the order it met them: that of their numbers
                 met = numbers if len(kept) == received else map(numbers.__getitem__, kept)
                 counts = list(collections.Counter(met).values())
+            if groups is not None and numbers is not None:
+                places = sorted(range(len(groups)), key=groups.__getitem__)
+                numbers, counts = list(map(places.__getitem__, numbers)), [counts[group] for group in groups]
+            order = self._ranked(kept, numbers, len(pages))
+        if groups is not None:
+            pages = [pages[group] for group in groups]
         found: List[Any] = [
             self._clicks,
             self._impressions,
@@ -302,20 +332,28 @@ class _Table:
             first.setdefault(identity, index)
         return list(first.values())
 
-    def _ranked(self, kept: Sequence[int], pages: int) -> List[int]:
-        """The indexes *kept*, by page, then most clicks, most impressions, and texts.
+    def _groups(self, pages: List[str]) -> Optional[List[int]]:
+        """The numbers of *pages* in the order they shall have; None when that is as it is, or isn't known."""
+        if not self._order:
+            return None
+        places: List[Any] = list(map(self._order.get, pages))
+        if None in places:
+            return None
+        groups = sorted(range(len(pages)), key=places.__getitem__)
+        return None if groups == list(range(len(pages))) else groups
+
+    def _ranked(self, kept: Sequence[int], numbers: Optional[Sequence[int]], pages: int) -> List[int]:
+        """The indexes *kept*, by page (*numbers*), then most clicks, most impressions, and texts.
 
         Sort keys are whole numbers, held by doubles as long as those are exact: doubles sort fastest.
         """
-        width = max(self._impressions) + 1
-        span = (max(self._clicks) + 1) * width  # sort keys of one page
+        width = self._most_impressions + 1
+        span = (self._most_clicks + 1) * width  # sort keys of one page
         number = float if pages * span < 2**53 else int
         wide, far = number(width), number(span)
         keys = [
             page * far - clicks * wide - impressions
-            for page, clicks, impressions in zip(
-                self._keys.get("page") or itertools.repeat(0), self._clicks, self._impressions
-            )
+            for page, clicks, impressions in zip(numbers or itertools.repeat(0), self._clicks, self._impressions)
         ]
         order = sorted(kept, key=keys.__getitem__)
         ranked = [keys[index] for index in order]
@@ -346,13 +384,11 @@ _LONE = re.compile("[\ud800-\udfff]")
 def _counts(name: str, column: List[Any]) -> List[int]:
     """A column of clicks or impressions as ints; the wire has 12 or 12.0 (gsc-api.md 2.6)."""
     types = set(map(type, column))
-    if types != {int}:
-        if not types <= {int, float} or not all(float(value).is_integer() for value in column):
-            raise ValueError(f"{name} that are not whole numbers")
-        column = list(map(int, column))
-    if min(column) < 0 or max(column) > _MAX_COUNT:
-        raise ValueError(f"{name} out of range")
-    return column
+    if types == {int}:
+        return column
+    if not types <= {int, float} or not all(float(value).is_integer() for value in column):
+        raise ValueError(f"{name} that are not whole numbers")
+    return list(map(int, column))
 
 
 def _numbers(name: str, column: List[Any]) -> List[Optional[float]]:
@@ -379,7 +415,7 @@ def _unlike(ctr: List[Optional[float]], clicks: List[int], impressions: List[int
 
 def _some(column: List[Optional[float]]) -> Optional[List[Optional[float]]]:
     """*column*, or None when nothing is in it."""
-    return None if column.count(None) == len(column) else column
+    return None if column[0] is None and column.count(None) == len(column) else column
 
 
 def _first_incomplete(metadata: Any) -> Optional[dt.date]:

@@ -13,6 +13,7 @@ Who may touch what:
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -21,7 +22,7 @@ import logging
 import threading
 import time
 from types import TracebackType
-from typing import Any, Callable, Optional, Type, Union
+from typing import Any, Callable, Deque, Optional, Type, Union
 
 from . import pacific
 from .auth import open_credentials
@@ -223,7 +224,7 @@ class Sync:
             halt=self._halt,
             http_timeout=config.http_timeout,
             data_state=config.data_state,
-            decode=_one_at_a_time(make_decoder()),
+            decode=_one_at_a_time(make_decoder(order=self._store.page_order())),
             ca_bundle=config.ca_bundle,
         )
         worker = Worker(
@@ -301,14 +302,41 @@ class _Threads:
 
 
 def _one_at_a_time(decode: Callable[[bytes, Slice], Rows]) -> Callable[[bytes, Slice], Rows]:
-    """Decoding holds the interpreter lock anyway; in turn, it needs the memory of one slice instead of one a worker."""
-    lock = threading.Lock()
+    """Decoding holds the interpreter lock anyway; in turn, it needs the memory of one slice instead of one a worker,
+    and no slice is overtaken by later ones again and again."""
+    turns = _Turns()
 
     def decode_in_turn(body: bytes, slice_: Slice) -> Rows:
-        with lock:
+        with turns:
             return decode(body, slice_)
 
     return decode_in_turn
+
+
+class _Turns:
+    """A lock that goes to whoever has waited longest, for ``with``; a plain one often goes to who had it last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the rest, for a moment
+        self._taken = False
+        self._waiting: Deque[threading.Lock] = collections.deque()
+
+    def __enter__(self) -> None:
+        turn = threading.Lock()
+        turn.acquire()
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
 
 
 def sync(

@@ -45,7 +45,7 @@ ROOT = "http://gsc.invalid"
 DATE = dt.date(2026, 3, 10)
 DATASET = Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web")
 MULTIPART = "multipart/mixed; boundary=B"
-FAST = rows_module._fast_parser()
+FAST = rows_module._fast_parsers()
 USUAL, LARGEST = rows_module._PIECE, rows_module._LARGEST_PIECE
 ENDED = open(os.devnull, "rb")
 
@@ -468,12 +468,12 @@ def check_decoders(body, dimensions=("page", "query")):
 
     rows_module._LARGEST_PIECE = -1  # every piece is too large: all at once, the plain way
     try:
-        whole = text_of(lambda: decode(body, wanted, None))
+        whole = text_of(lambda: decode(body, wanted))
         rows_module._LARGEST_PIECE = LARGEST
         for size in (USUAL, 1):  # 1: a piece for each row
             rows_module._PIECE = size
-            for fast in (None, FAST):
-                assert text_of(lambda: decode(body, wanted, fast)) == whole, (size, fast is not None)
+            for fast in ((), FAST[:1], FAST[1:], FAST):
+                assert text_of(lambda: decode(body, wanted, fast)) == whole, (size, len(fast))
     finally:
         rows_module._PIECE, rows_module._LARGEST_PIECE = USUAL, LARGEST
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gscthreads.errors import ApiError, BurstQuota, Denied, Transient, Unauthorized
 from gscthreads.model import ROW_LIMIT, Dataset, Report, Rows, Slice, SliceKey
-from gscthreads.rows import _fast_parser, make_decoder
+from gscthreads.rows import _fast_parsers, make_decoder
 
 DATE = dt.date(2026, 3, 10)
 SLOW = make_decoder(fast=False)
@@ -46,7 +46,7 @@ def read(decode, body, slice_=PAGE_QUERY):
 
 def test_the_fast_decoder_is_really_tested():
     pytest.importorskip("msgspec")
-    assert _fast_parser() is not None
+    assert len(_fast_parsers()) == 2
 
 
 # -- answers
@@ -401,3 +401,36 @@ def test_of_any_bytes_both_decoders_make_the_same_and_raise_nothing_but_api_erro
     good = answer(row("p", "q", ctr=0.5, position=1.0))
     for body in (noise, good[: start * 2], good[:start] + noise + good[start + length:]):
         assert repr(read(FAST, body)) == repr(read(SLOW, body))
+
+
+# -- order
+
+
+@BOTH
+@given(
+    numbers=st.lists(st.integers(0, 50), min_size=12, max_size=12),
+    rows=st.lists(
+        st.tuples(st.integers(0, 11), st.integers(0, 6), st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=40
+    ),
+    known=st.integers(0, 12),
+)
+def test_pages_come_in_the_order_of_a_hint_and_nothing_else_changes(decode, numbers, rows, known):
+    body = answer(*[row(f"p{page}", f"q{query}", clicks=clicks, impressions=shown, ctr=0.5, position=1.5)
+                    for page, query, clicks, shown in rows])
+    order = {f"p{page}": number for page, number in enumerate(numbers) if page <= known}
+    plain, hinted = decode(body, PAGE_QUERY), make_decoder(fast=decode is FAST, order=order)(body, PAGE_QUERY)
+    if all(page in order for page in plain.pages):
+        assert hinted.pages == sorted(plain.pages, key=order.__getitem__)
+    else:
+        assert hinted.pages == plain.pages
+    assert sorted(hinted.groups) == sorted(plain.groups)
+    assert hinted[:2] == plain[:2]
+
+
+@BOTH
+def test_a_page_a_row_comes_in_the_order_of_a_hint(decode):
+    body = answer(*[row(page, clicks=clicks, impressions=9, ctr=clicks / 9, position=clicks + 0.5)
+                    for page, clicks in (("c", 5), ("a", 3), ("b", 1), ("a", 2))])
+    found = make_decoder(fast=decode is FAST, order={"a": 1, "b": 2, "c": 3})(body, wanted("page"))
+    assert [(page, [(-clicks, position) for clicks, *_, position in rows]) for page, rows in found.groups] == [
+        ("a", [(3, 3.5)]), ("b", [(1, 1.5)]), ("c", [(5, 5.5)])]

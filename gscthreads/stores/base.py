@@ -100,6 +100,11 @@ class Store(abc.ABC):
         """The budgets that all runs on this store share.  Thread-safe with the store; closed by whoever asked."""
         return LocalLedger()
 
+    def page_order(self) -> Mapping[str, int]:
+        """Where pages belong in the order in which rows are kept, as far as that is known: a hint for decoders.  Any
+        thread may read it at any time."""
+        return {}
+
     @abc.abstractmethod
     def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
         """What is known of each day in start..end (both included); days never begun are absent."""

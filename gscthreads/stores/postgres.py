@@ -16,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from ..errors import ConfigError, LeaseLost, StoreError, StoreLost, StoreMissing
 from ..halt import Halt, Halted
@@ -154,6 +154,9 @@ class PostgresStore(Store):
         return PostgresLedger(Link(
             self._connect, self.label, schema=self._link.schema, lock_timeout=0.05, statement_timeout=30.0
         ))
+
+    def page_order(self) -> Mapping[str, int]:
+        return self._pages
 
     # -- transactions
 

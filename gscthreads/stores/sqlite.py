@@ -10,7 +10,7 @@ import shutil
 import socket
 import sqlite3
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from ..halt import Halt, Halted
@@ -124,6 +124,9 @@ class SQLiteStore(Store):
 
     def quota_ledger(self) -> QuotaLedger:
         return SyncFile(self.path)
+
+    def page_order(self) -> Mapping[str, int]:
+        return self._pages
 
     def _check_path(self, *, writing: bool) -> None:
         existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
