@@ -25,7 +25,6 @@ from gscthreads.model import ROW_LIMIT, Fetched, Slice, SliceKey
 from gscthreads.outcomes import Outcomes
 from gscthreads.rows import make_decoder
 from gscthreads.stores import open_store
-from gscthreads.sync import _one_at_a_time
 
 from .slice_cost import DAY, PAGE, PAGE_QUERY, body
 
@@ -53,7 +52,6 @@ def run(path: str, bodies: List[bytes], slices: List[Slice], decode: Any, thread
     owed: "queue.SimpleQueue[int]" = queue.SimpleQueue()
     for number in range(len(slices)):
         owed.put(number)
-    decode = _one_at_a_time(decode)
 
     def work() -> None:
         while True:
@@ -61,9 +59,8 @@ def run(path: str, bodies: List[bytes], slices: List[Slice], decode: Any, thread
                 number = owed.get_nowait()
             except queue.Empty:
                 return
-            rows = decode(bodies[number % len(bodies)], slices[number])
-            outcomes.put(Fetched(slices[number], rows))
-            del rows
+            with outcomes.turn:
+                outcomes.put(Fetched(slices[number], decode(bodies[number % len(bodies)], slices[number])))
 
     store = open_store(f"sqlite:///{path}")
     store.open()

@@ -15,8 +15,8 @@ all processes that sync one store share.  A dataset is synced by one of them at 
 
 Threads: ``max_concurrency`` workers fetch, one coordinator thread writes.  They are started by ``Sync.start`` (or
 ``sync``), never at import, and are gone when ``Sync.wait`` returns.  No signal handler is installed.  Memory: about
-45 MB for Python and requests, 30 MB while a slice of 25,000 rows is decoded, and at most 100,000 decoded rows (about
-32 MB) waiting for the database; it grows with none of the settings.
+45 MB for Python and requests, 30 MB while a slice of 25,000 rows is decoded, and at most 50,000 decoded rows (about
+16 MB) on their way into the database; it grows with none of the settings.
 
 Logging goes to the logger named like this package, which is silent until you configure it.
 """

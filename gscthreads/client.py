@@ -13,7 +13,7 @@ import threading
 import urllib.parse
 import uuid
 import weakref
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
+from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 import requests
 
@@ -47,7 +47,8 @@ class Credentials(Protocol):
 
 class Client:
     """Speaks to the API at *api_root*.  Thread-safe: each thread has its own session, unless the credentials are a
-    session.  ``decode`` turns the JSON body of one slice into Rows or raises Transient.
+    session.  ``decode`` turns the JSON body of one slice into Rows or raises Transient; it runs, and what it gives is
+    delivered, while the thread has its ``turn``.
 
     *registry* must be aborted at the *halt*, and somebody must call its ``expire``, to reach blocked threads.
     """
@@ -62,6 +63,7 @@ class Client:
         http_timeout: float,
         data_state: str,
         decode: Decode,
+        turn: Optional[ContextManager[None]] = None,
         ca_bundle: Optional[str] = None,
         user_agent: Optional[str] = None,
     ) -> None:
@@ -78,6 +80,7 @@ class Client:
         self._batch_path = "/batch/webmasters/v3" if url.hostname == "www.googleapis.com" else "/batch"
         self._data_state = data_state
         self._decode = decode
+        self._turn: ContextManager[None] = turn or contextlib.nullcontext()
         self._ca_bundle = ca_bundle
         self._thread = threading.local()
         self._lock = threading.Lock()  # guards _sessions and the change of batch_supported
@@ -92,7 +95,7 @@ class Client:
         middle, CredentialsError when no token can be had, or whatever *deliver* raises.
         """
         with _Exchange(self, self.http_timeout * (1 + len(batch) / 10)) as exchange:
-            replies = _Replies(batch, deliver, self._decode, exchange)
+            replies = _Replies(batch, deliver, self._decode, self._turn, exchange)
             alone = len(batch) == 1
             answers = self._answer(exchange, batch[0]) if alone else self._answers(exchange, batch)
             while True:  # a "for" with the "except" around it would also catch what deliver raises
@@ -285,11 +288,17 @@ class _Replies:
     """Which slices of one request still wait for their answer; sees to it that each is delivered once."""
 
     def __init__(
-        self, batch: Sequence[Slice], deliver: Callable[[Outcome], None], decode: Decode, exchange: _Exchange
+        self,
+        batch: Sequence[Slice],
+        deliver: Callable[[Outcome], None],
+        decode: Decode,
+        turn: ContextManager[None],
+        exchange: _Exchange,
     ) -> None:
         self._waiting: Dict[int, Slice] = dict(enumerate(batch))
         self._deliver = deliver
         self._decode = decode
+        self._turn = turn
         self._exchange = exchange
 
     def settle(self, index: int, part: Part) -> None:
@@ -298,7 +307,7 @@ class _Replies:
         if wanted is None:
             log.debug("ignored a second answer to one slice")
             return
-        with self._exchange.watch.paused():
+        with self._exchange.watch.paused(), self._turn:
             self._deliver(self._outcome(wanted, part))
 
     def fail_rest(self, error: ApiError, *, alone: bool) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import queue
 import threading
-from typing import Any, List
+from typing import Any, Deque, List
 
 from .halt import Halt, get_or_none, put_or_halt
 from .model import Fetched
@@ -18,13 +19,44 @@ MAX_WAITING_ROWS = 25_000
 _WAKE = object()
 
 
+class Turns:
+    """A lock for ``with`` that goes to whoever has waited longest; a plain one often goes to who had it last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the rest, for a moment
+        self._taken = False
+        self._waiting: Deque[threading.Lock] = collections.deque()
+
+    def __enter__(self) -> None:
+        turn = threading.Lock()
+        turn.acquire()
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
+
+
 class Outcomes:
     """A ``queue.Queue`` of at most *size* outcomes that is bounded by rows too.  Thread-safe.
 
     Workers wait for room, a halt lets them go.  The coordinator never waits for room: it only takes.
+
+    Who decodes rows to put holds the ``turn`` meanwhile.  Decoding holds the interpreter lock anyway; one after another
+    it takes the memory of one slice instead of one a worker, no slice is overtaken again and again, and nothing is
+    decoded that can't be put yet.
     """
 
     def __init__(self, size: int, halt: Halt) -> None:
+        self.turn = Turns()
         self._queue: "queue.Queue[Any]" = queue.Queue(size)
         self._size = size
         self._halt = halt

@@ -4,6 +4,7 @@ Who may touch what:
 
     plan, store             the coordinator thread only        ownership, no lock
     outcomes                workers put, coordinator takes     queue.Queue and one condition
+    decoding                one worker at a time               turns, held until the rows are in outcomes
     quota                   workers                            one lock, never held while waiting
     access token            workers                            one lock, held during the refresh
     sockets                 workers register, a halt shuts     one lock
@@ -13,7 +14,6 @@ Who may touch what:
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from types import TracebackType
-from typing import Any, Callable, Deque, Optional, Type, Union
+from typing import Any, Callable, Optional, Type, Union
 
 from . import pacific
 from .auth import open_credentials
@@ -33,7 +33,6 @@ from .coordinator import Coordinator, Only
 from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked, StoreLost
 from .figures import RUNNING, Counters, Result, Snapshot
 from .halt import Halt, Halted
-from .model import Rows, Slice
 from .outcomes import Outcomes
 from .quota import Quota
 from .rows import make_decoder
@@ -224,7 +223,8 @@ class Sync:
             halt=self._halt,
             http_timeout=config.http_timeout,
             data_state=config.data_state,
-            decode=_one_at_a_time(make_decoder(order=self._store.page_order())),
+            decode=make_decoder(order=self._store.page_order()),
+            turn=self._outcomes.turn,
             ca_bundle=config.ca_bundle,
         )
         worker = Worker(
@@ -299,44 +299,6 @@ class _Threads:
         self._pool.shutdown(wait=not waiting)
         self._watch.join()
         self._canary.shutdown(wait=True)
-
-
-def _one_at_a_time(decode: Callable[[bytes, Slice], Rows]) -> Callable[[bytes, Slice], Rows]:
-    """Decoding holds the interpreter lock anyway; in turn, it needs the memory of one slice instead of one a worker,
-    and no slice is overtaken by later ones again and again."""
-    turns = _Turns()
-
-    def decode_in_turn(body: bytes, slice_: Slice) -> Rows:
-        with turns:
-            return decode(body, slice_)
-
-    return decode_in_turn
-
-
-class _Turns:
-    """A lock that goes to whoever has waited longest, for ``with``; a plain one often goes to who had it last."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the rest, for a moment
-        self._taken = False
-        self._waiting: Deque[threading.Lock] = collections.deque()
-
-    def __enter__(self) -> None:
-        turn = threading.Lock()
-        turn.acquire()
-        with self._lock:
-            if not self._taken:
-                self._taken = True
-                return
-            self._waiting.append(turn)
-        turn.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._taken = False
 
 
 def sync(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import queue
 import random
@@ -14,7 +15,7 @@ from gscthreads import outcomes as module
 from gscthreads.errors import Transient
 from gscthreads.halt import Halt
 from gscthreads.model import Dataset, Failed, Fetched, Report, Rows, Slice, SliceKey
-from gscthreads.outcomes import MAX_WAITING_ROWS, Outcomes
+from gscthreads.outcomes import MAX_WAITING_ROWS, Outcomes, Turns
 
 SOON = 30  # seconds after which a test is stuck
 DATASET = Dataset("sc-domain:a.com", Report("page", ("page",)), "web")
@@ -208,3 +209,52 @@ def test_many_threads_never_have_more_rows_waiting_than_the_bound_and_lose_none(
     for seed in range(4):  # each worker's in its order
         own = [date for date in dates if seed * 100 <= (date - DATE).days < seed * 100 + 100]
         assert own == sorted(own) and len(own) == 60
+
+
+# -- turns
+
+
+def test_turns_go_to_whoever_has_waited_longest():
+    turns, order = Turns(), []
+
+    def take(number):
+        with turns:
+            order.append(number)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) <= number:  # it is in the line
+                pass
+        assert order == []
+    for thread in threads:
+        thread.join()
+    assert order == list(range(8))
+    take(8)
+    assert order[-1] == 8
+
+
+def test_one_has_the_turn_at_a_time_whatever_the_others_do():
+    turns, inside, most = Turns(), [0], [0]
+
+    def work():
+        for number in range(300):
+            with contextlib.suppress(ValueError), turns:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                inside[0] -= 1
+                if number % 7 == 0:
+                    raise ValueError  # also then it goes on
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert most == [1] and inside == [0] and not turns._waiting and not turns._taken
