@@ -108,6 +108,15 @@ class PostgresProject(Project):
             "OPTIONS": {"application_name": "the project"},
         })
 
+    def log_in_as(self, user, *, owner=None, schema="public", **more):
+        """Have Django log in as the new role *user*, which may only become *owner*, or else owns *schema* itself."""
+        if owner:
+            self.read(f"CREATE ROLE {owner}")
+        self.read(f"CREATE ROLE {user} LOGIN NOINHERIT {f'IN ROLE {owner}' if owner else ''}")
+        self.read(f"GRANT CREATE, USAGE ON SCHEMA {schema} TO {owner or user}; GRANT CREATE ON SCHEMA {schema} TO {user}")
+        found = json.loads(self.environment["PROJECT_POSTGRES"])
+        self.environment["PROJECT_POSTGRES"] = json.dumps({**found, "USER": user, **more})
+
     def read(self, statement):
         import psycopg2
 
@@ -243,6 +252,45 @@ def test_starting_django_starts_nothing_and_connects_to_nothing(project):
         "assert threading.active_count() == 1 and signal.getsignal(signal.SIGTERM) is before\n"
         "assert [each.connection for each in connections.all()] == [None, None]\n"
     ), DJANGO_SETTINGS_MODULE="project.settings")
+
+
+# -- Postgres and its roles
+
+
+def test_tables_belong_to_the_role_that_django_assumes(tmp_path, sim):
+    """OPTIONS["assume_role"] (Django 4.2): Django says SET ROLE, so must we, or its role can't read what ours made."""
+    if django.VERSION < (4, 2):
+        pytest.skip("assume_role came with Django 4.2")
+    project = PostgresProject(tmp_path, sim)
+    project.log_in_as("mysite_login", owner="mysite_owner", OPTIONS={"assume_role": "mysite_owner"})
+    project.manage("migrate", "-v0")
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE tablename LIKE 'gsc_%' OR tablename LIKE 'shop_%'"
+    assert project.read(owners) == [("mysite_owner",)]
+    out, _ = project.manage("gsc_sync", "--start", "-4d", "--end=-3d")
+    assert "complete: 4 days" in out
+    assert project.run("-c", (
+        "import django; django.setup(); from gscthreads.contrib.django.models import Day; print(Day.objects.count())"
+    ), DJANGO_SETTINGS_MODULE="project.settings")[0] == "4\n"
+    assert "All is well" in project.manage("gsc_verify", "--pages=2")[0]
+    # Each sees that the other lives, and that it died, though the role may not look at the login's processes.
+    pids = project.read("SELECT backend_pid, backend_start IS NOT NULL FROM gsc_run")
+    assert all(pid and started for pid, started in pids), pids
+
+
+def test_a_role_s_own_schema_needs_no_start_up_parameter(tmp_path, sim):
+    """What docs/django.md advises, since poolers refuse or ignore ``options``."""
+    project = PostgresProject(tmp_path, sim)
+    project.read("CREATE SCHEMA gsc")
+    project.log_in_as("mysite_search", schema="gsc")
+    statement, = re.findall(r"ALTER ROLE \w+ SET search_path = [\w, ]+",
+                            (ROOT / "docs" / "django.md").read_text(encoding="utf-8"))
+    project.read(statement.replace("mysite", "mysite_search"))
+    project.manage("migrate", "-v0")
+    assert "complete: 4 days" in project.manage("gsc_sync", "--start", "-4d", "--end=-3d")[0]
+    assert project.read("SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'gsc_%'") == [("gsc",)]
+    assert project.run("-c", (
+        "import django; django.setup(); from gscthreads.contrib.django.models import Day; print(Day.objects.count())"
+    ), DJANGO_SETTINGS_MODULE="project.settings")[0] == "4\n"
 
 
 # -- the project's own tests

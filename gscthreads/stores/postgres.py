@@ -63,16 +63,18 @@ class _Transaction(NamedTuple):
 
 class PostgresStore(Store):
     """A store in the database that *where* names: a ``postgresql://`` URL, or a function that makes a connection of
-    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing."""
+    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing.
+    *role*: who to be there, and who owns the tables; "": the one who logs in."""
 
-    def __init__(self, where: Union[str, Connect], *, schema: str = "", label: str = "Postgres") -> None:
+    def __init__(self, where: Union[str, Connect], *, schema: str = "", role: str = "",
+                 label: str = "Postgres") -> None:
         if isinstance(where, str):
             connect, label, named = connector(where)
             schema = schema or named
         else:
             connect = where
         self._connect = connect
-        self._link = Link(connect, label, schema=check_schema(schema))
+        self._link = Link(connect, label, schema=check_schema(schema), role=role)
         self._opened = False
         self._halt: Optional[Halt] = None
         self._run: Optional[_Transaction] = None  # as last committed
@@ -152,7 +154,8 @@ class PostgresStore(Store):
 
     def quota_ledger(self) -> QuotaLedger:
         return PostgresLedger(Link(
-            self._connect, self.label, schema=self._link.schema, lock_timeout=0.05, statement_timeout=30.0
+            self._connect, self.label, schema=self._link.schema, role=self._link.role,
+            lock_timeout=0.05, statement_timeout=30.0
         ))
 
     def page_order(self) -> Mapping[str, int]:
