@@ -314,6 +314,18 @@ def test_a_test_database_made_without_migrations(project):
     project.test("Rows.test_models_read_what_was_synced")
 
 
+@pytest.mark.parametrize("zones", [
+    "USE_TZ = False\nTIME_ZONE = 'Asia/Tokyo'",
+    "TIME_ZONE = 'Asia/Tokyo'\nDATABASES['default']['TIME_ZONE'] = 'America/Caracas'",
+    "TIME_ZONE = 'Asia/Tokyo'",
+], ids=["without USE_TZ", "the database has another", "with USE_TZ"])
+def test_moments_whatever_the_time_zone(either, zones):
+    with open(str(either.folder / "project" / "settings.py"), "a") as settings:
+        settings.write(f"\n{zones}\n")
+    assert "No changes" in either.manage("makemigrations", "--check", "--dry-run")[0]
+    either.test("Moments")
+
+
 @pytest.mark.parametrize("atomic", ["", "1"])
 def test_a_sync_in_a_view(either, atomic):
     either.test("Requests", PROJECT_ATOMIC_REQUESTS=atomic)

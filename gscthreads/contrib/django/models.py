@@ -12,6 +12,7 @@ from typing import Any
 from django.db import models
 
 from . import conf
+from .moments import MomentField
 
 
 class ReadOnly(TypeError):
@@ -158,7 +159,7 @@ class Day(_View):
     status = models.CharField(max_length=20, choices=STATUSES)
     rows = models.BigIntegerField()
     calls = models.IntegerField()
-    published_at = models.DateTimeField(null=True)
+    published_at = MomentField(null=True)
     error = models.TextField(null=True)
 
     class Meta(_View.Meta):
@@ -174,8 +175,8 @@ class Run(_View):
     STATUSES = [(name, name) for name in ("running", "complete", "failed", "halted", "parked", "killed")]
 
     run_id = models.BigIntegerField("run", primary_key=True)
-    started_at = models.DateTimeField()
-    ended_at = models.DateTimeField(null=True)
+    started_at = MomentField()
+    ended_at = MomentField(null=True)
     status = models.CharField(max_length=20, choices=STATUSES)
     days = models.BigIntegerField()
     rows = models.BigIntegerField()

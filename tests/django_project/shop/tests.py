@@ -19,8 +19,9 @@ from django.contrib.auth.models import Permission, User
 from django.core import checks
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
+from django.db.models import F, Min
 from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase, override_settings
-from django.utils import timezone
+from django.utils import formats, timezone
 
 from shop.models import Product
 
@@ -251,6 +252,35 @@ def admin_client():
     client = Client()
     client.force_login(user)
     return client
+
+
+class Moments(Synced):
+    """Times of runs and days are those of now, whichever zone Django takes the database's to be in."""
+
+    def test_moments_are_told_and_found_in_djangos_own_time(self):
+        run, day = models.Run.objects.get(), models.Day.objects.latest("published_at")
+        for moment in (run.started_at, run.ended_at, day.published_at):
+            self.assertLess(abs(timezone.now() - moment).total_seconds(), 300)
+            self.assertEqual(timezone.is_aware(moment), settings.USE_TZ)
+        runs = models.Run.objects
+        self.assertEqual(runs.aggregate(first=Min("started_at"))["first"], run.started_at)
+        self.assertEqual(runs.values_list("started_at", flat=True).get(), run.started_at)
+        self.assertEqual(runs.filter(started_at=run.started_at, started_at__lte=timezone.now()).count(), 1)
+        self.assertEqual(runs.filter(started_at__gt=timezone.now()).count(), 0)
+        self.assertEqual(runs.filter(ended_at__lt=F("started_at")).count(), 0)
+        import django
+
+        if django.VERSION < (3, 0) and connection.settings_dict["TIME_ZONE"]:
+            return  # that Django itself takes parts of dates to be in UTC
+        local = timezone.localtime(run.started_at) if settings.USE_TZ else run.started_at
+        parts = {f"started_at__{part}": getattr(local, part) for part in ("year", "month", "day", "hour", "minute")}
+        self.assertEqual(runs.filter(started_at__date=local.date(), **parts).count(), 1)
+        self.assertEqual([each.date() for each in runs.datetimes("started_at", "day")], [local.date()])
+        client = admin_client()
+        for path in ("run/", f"run/?started_at__year={local.year}&started_at__month={local.month}",
+                     f"run/?started_at__year={local.year}&started_at__month={local.month}&started_at__day={local.day}"):
+            html = client.get(f"{ADMIN}/{path}").content.decode()
+            self.assertIn(f">{formats.localize(local)}<", html.replace("</td>", "<"))
 
 
 class AdminPages(Synced):
