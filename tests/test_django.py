@@ -307,6 +307,10 @@ def test_rows_and_admin_pages_in_a_test_database_of_its_own(either):
                            "SELECT name FROM sqlite_master WHERE name LIKE 'gsc_%'")
 
 
+def test_erase_takes_our_rows_only_and_only_from_a_test_database(either):
+    either.test("Erased")
+
+
 def test_a_test_database_made_without_migrations(project):
     """As pytest-django's --nomigrations makes it."""
     with open(str(project.folder / "project" / "settings.py"), "a") as settings:
@@ -493,6 +497,20 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
         settings.write(test_settings)
     (follower.folder / "tests.py").write_text(test)
     assert "OK" in follower.run("manage.py", "test")
+
+
+def test_the_documented_sql_takes_out_all_that_is_ours_and_no_more(either):
+    either.manage("migrate", "-v0")
+    either.manage("gsc_sync", "--start", "-4d", "--end=-3d", "--quiet")
+    either.read("CREATE TABLE gsc_own (id integer)")
+    sql, = [text for language, text in documented("Databases") if language == "sql"]
+    for statement in filter(str.strip, sql.split(";")):
+        either.read(statement)
+    names = ("SELECT relname FROM pg_class WHERE relname LIKE 'gsc_%'" if isinstance(either, PostgresProject)
+             else "SELECT name FROM sqlite_master WHERE name LIKE 'gsc_%'")
+    assert either.read(names) == [("gsc_own",)]
+    either.manage("migrate", "-v0")  # and back again
+    assert either.read("SELECT count(*) FROM gsc_keyed_days") == [(0,)]
 
 
 def test_the_documented_celery_application_syncs(project):

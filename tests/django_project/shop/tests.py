@@ -237,6 +237,42 @@ class Rows(Synced):
                 self.assertIn("enable-threads", logs.output[0])
 
 
+class Erased(Synced):
+    """What erase() takes away: our rows, from a test database."""
+
+    def tearDown(self):
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS gsc_own")
+        super().tearDown()
+
+    def test_our_rows_go_and_the_projects_own_stay(self):
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE gsc_own (id integer)")
+            cursor.execute("INSERT INTO gsc_own VALUES (1)")
+            erase()
+            cursor.execute("SELECT count(*) FROM gsc_own")
+            self.assertEqual(cursor.fetchone(), (1,))
+            emptied = set(connection.introspection.table_names()) - {"gsc_meta", "gsc_own"}
+            for name in (name for name in emptied if name.startswith("gsc_")):
+                cursor.execute(f"SELECT count(*) FROM {name}")
+                self.assertEqual((name, *cursor.fetchone()), (name, 0))
+
+    def test_nothing_goes_outside_a_test_database(self):
+        name, given = connection.settings_dict["NAME"], connection.settings_dict["TEST"]["NAME"]
+        for other, of_tests in (("mysite", None), ("/srv/mysite.sqlite3", None), ("mysite", "of_tests"),
+                                ("/srv/mysite.sqlite3", "/srv/tests.sqlite3"), ("test_x", "tests"), ("search_live", "search")):
+            with mock.patch.dict(connection.settings_dict, NAME=other, TEST={"NAME": of_tests}):
+                with self.assertRaisesRegex(errors.ConfigError, "not a test database"):
+                    erase()
+        self.assertEqual(models.Day.objects.count(), 20)
+        for other in (name, f"{os.path.splitext(name)[0]}_2{os.path.splitext(name)[1]}"):  # of --parallel
+            with mock.patch.dict(connection.settings_dict, NAME=other):
+                erase()
+        with mock.patch.dict(connection.settings_dict, NAME="test_mysite_1", TEST={"NAME": given and None}):
+            erase()
+        self.assertEqual(models.Day.objects.count(), 0)
+
+
 class Again(Synced):
     """A second class on the same database: the flush between them broke nothing, and no row was left."""
 
