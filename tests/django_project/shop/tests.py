@@ -27,6 +27,7 @@ from shop.models import Product
 
 app = importlib.import_module(f"{settings.PACKAGE}.contrib.django")
 running = importlib.import_module(f"{settings.PACKAGE}.contrib.django.running")
+conf = importlib.import_module(f"{settings.PACKAGE}.contrib.django.conf")
 models = importlib.import_module(f"{settings.PACKAGE}.contrib.django.models")
 errors = importlib.import_module(f"{settings.PACKAGE}.errors")
 erase = importlib.import_module(f"{settings.PACKAGE}.contrib.django.testing").erase
@@ -54,10 +55,15 @@ class Settings(SimpleTestCase):
             ({"credential": "x"}, "E002", "Did you mean 'CREDENTIALS'?", "'credential'"),
             ({"XYZZY": 1}, "E002", "Known are ", "'XYZZY'"),
             ({"DATABASE": "default", "STORE": "sqlite:///x.db"}, "E003", "Keep DATABASE", "both"),
-            ({"MAX_CONCURRENCY": 99}, "E004", "", "a whole number from 1 to 64"),
-            ({"SITES": "sc-domain:example.com"}, "E004", "", "sites must be a list"),
-            ({"REPORTS": ["page,colour"]}, "E004", "", "colour"),
-            ({"BACKOFF_BASE": 90.0}, "E004", "", "backoff_cap"),
+            ({"MAX_CONCURRENCY": 99}, "E004", "worker threads; 1 = sequential; auto = as many as help (default: 3)",
+             "a whole number from 1 to 64"),
+            ({"SITES": "sc-domain:example.com"}, "E004", "['sc-domain:example.com'", "sites must be a list"),
+            ({"REPORTS": ["page,colour"]}, "E004", "'page,country,device'", "colour"),
+            ({"START": "last week"}, "E004", "'-30d'", "last week"),
+            ({"SEARCH_TYPES": "web"}, "E004", "['web', 'image']", "search_types"),
+            ({"BACKOFF_BASE": 90.0}, "E004", "depend on each other", "backoff_cap"),
+            ({"SITES": None}, "W003", "['sc-domain:example.com']", "no SITES"),
+            ({"CREDENTIALS": None}, "W004", "GSCTHREADS_CREDENTIALS", "no CREDENTIALS"),
             ({"LEDGER": "localhost"}, "E004", "redis://", "LEDGER"),
             ({"DATABASE": "serach"}, "E005", "search", "'serach'"),
         ):
@@ -70,6 +76,19 @@ class Settings(SimpleTestCase):
         with override_settings():
             del settings.GSCTHREADS
             self.assertEqual(self.found()[0][0], "gscthreads.W001")
+        with override_settings(GSCTHREADS={}):
+            self.assertEqual([each[0] for each in self.found()], ["gscthreads.W003", "gscthreads.W004"])
+            with mock.patch.dict(os.environ, GSCTHREADS_CREDENTIALS="credentials.json"):
+                self.assertEqual([each[0] for each in self.found()], ["gscthreads.W003"])
+
+    def test_every_check_has_a_hint(self):
+        wrong = [{key: object()} for key in conf.KEYS if key not in ("DATABASE", "STORE", "CREDENTIALS")]
+        for values in [{}, {"SITE": 1}, {"STORE": "sqlite:///x.db", "DATABASE": "default"}, {"DATABASE": "x"}, 7,
+                       {"REPORTS": ["page_query"], "SEARCH_TYPES": ["googleNews"]}, *wrong]:
+            with self.subTest(values=values), override_settings(GSCTHREADS=values):
+                self.assertTrue(self.found())
+                for number, hint, words in self.found():
+                    self.assertTrue(hint, (number, words))
 
     def test_databases_that_no_store_can_use(self):
         with mock.patch.object(connection, "vendor", "mysql"):
