@@ -113,7 +113,8 @@ class PostgresProject(Project):
         if owner:
             self.read(f"CREATE ROLE {owner}")
         self.read(f"CREATE ROLE {user} LOGIN NOINHERIT {f'IN ROLE {owner}' if owner else ''}")
-        self.read(f"GRANT CREATE, USAGE ON SCHEMA {schema} TO {owner or user}; GRANT CREATE ON SCHEMA {schema} TO {user}")
+        self.read(f"GRANT CREATE, USAGE ON SCHEMA {schema} TO {owner or user}")
+        self.read(f"GRANT CREATE ON SCHEMA {schema} TO {user}")
         found = json.loads(self.environment["PROJECT_POSTGRES"])
         self.environment["PROJECT_POSTGRES"] = json.dumps({**found, "USER": user, **more})
 

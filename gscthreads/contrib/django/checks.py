@@ -44,8 +44,8 @@ def _check_presence(given: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     if given.get("credentials") is None and not os.environ.get("GSCTHREADS_CREDENTIALS"):
         yield checks.Warning(
             "GSCTHREADS names no CREDENTIALS: gsc_sync needs --credentials each time.", id="gscthreads.W004",
-            hint="Set GSCTHREADS['CREDENTIALS'] to the path of a JSON file (docs/django.md), or the environment variable"
-                 " GSCTHREADS_CREDENTIALS.",
+            hint="Set GSCTHREADS['CREDENTIALS'] to the path of a JSON file (docs/django.md), or"
+                 " $GSCTHREADS_CREDENTIALS.",
         )
 
 

@@ -279,7 +279,8 @@ class Erased(Synced):
     def test_nothing_goes_outside_a_test_database(self):
         name, given = connection.settings_dict["NAME"], connection.settings_dict["TEST"]["NAME"]
         for other, of_tests in (("mysite", None), ("/srv/mysite.sqlite3", None), ("mysite", "of_tests"),
-                                ("/srv/mysite.sqlite3", "/srv/tests.sqlite3"), ("test_x", "tests"), ("search_live", "search")):
+                                ("/srv/mysite.sqlite3", "/srv/tests.sqlite3"), ("test_x", "tests"),
+                                ("search_live", "search")):
             with mock.patch.dict(connection.settings_dict, NAME=other, TEST={"NAME": of_tests}):
                 with self.assertRaisesRegex(errors.ConfigError, "not a test database"):
                     erase()
