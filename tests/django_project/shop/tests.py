@@ -242,9 +242,9 @@ class Rows(Synced):
             self.assertEqual(app.sync(start="-4d", end="-3d").days, 2)
 
     def test_uwsgi_without_threads_is_warned_of_once(self):
-        for options, warned in (({}, True), ({"enable-threads": True}, False), ({b"threads": b"2"}, False)):
+        for threads, warned in ((0, True), (1, False)):
             running._warned_of_uwsgi = False
-            with mock.patch.dict(sys.modules, uwsgi=types.SimpleNamespace(opt=options)):
+            with mock.patch.dict(sys.modules, uwsgi=types.SimpleNamespace(opt={}, has_threads=threads)):
                 if not warned:
                     running.make_sync({})
                     self.assertFalse(running._warned_of_uwsgi)
