@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs tests/test_django.py and test_django_servers.py with each supported Django, in venvs that are kept for the next time:
+# Runs tests/test_django*.py with each supported Django, in venvs that are kept for the next time:
 #
 #     tests/django_matrix.sh [FOLDER] [pytest arguments ...]       (FOLDER: default .ci-venv-django)
 #
@@ -23,7 +23,7 @@ try() {
     if [ ! -x "$venv/bin/pytest" ]; then
         "$(interpreter "$python")" -m venv "$venv" && "$venv/bin/pip" install -q \
             "Django~=$django.0" "psycopg2-binary$psycopg2" requests celery gunicorn 'pytest>=7' 'pytest-timeout>=2'
-    fi && PYTHONPATH=$PWD "$venv/bin/python" -m pytest -p no:cacheprovider tests/test_django.py tests/test_django_servers.py "$@" ||
+    fi && PYTHONPATH=$PWD "$venv/bin/python" -m pytest -p no:cacheprovider tests/test_django*.py "$@" ||
         failed="$failed $django"
 }
 

@@ -23,11 +23,23 @@ import urllib.request
 
 import pytest
 
+from gscthreads.simulator import Simulator, Site
+
 from tests import test_django
-from tests.test_django import project, sim  # noqa: F401 (fixtures)
 
 SECONDS = 30  # most that anything may take here
 OURS = "gscthreads"
+
+
+@pytest.fixture(scope="module")
+def sim():
+    with Simulator(sites=[Site(test_django.SITE, rows_per_day=150, pages=40)], seed=11) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def project(tmp_path, sim):
+    return test_django.Project(tmp_path, sim)
 
 
 class Server:
@@ -140,7 +152,7 @@ KINDS = {
 
 
 @pytest.fixture(params=sorted(KINDS))
-def serve(request, project):  # noqa: F811
+def serve(request, project):
     """Starts a server of each kind for the project; it is stopped with the test."""
     make, *options = KINDS[request.param]
     with contextlib.ExitStack() as stack:
@@ -158,7 +170,7 @@ def serve(request, project):  # noqa: F811
 
 
 @contextlib.contextmanager
-def slow(sim):  # noqa: F811
+def slow(sim):
     """A sync of all 16 months takes minutes."""
     sim.options.update({"latency": 0.5, "lanes": 1})
     try:
@@ -171,22 +183,22 @@ def ours(state):
     return [name for name in state["threads"] if OURS in name]
 
 
-def published(project):  # noqa: F811
+def published(project):
     return project.read("SELECT count(*) FROM gsc_days WHERE status = 'final'")[0][0]
 
 
-def runs(project):  # noqa: F811
+def runs(project):
     return [status for status, in project.read("SELECT status FROM gsc_runs ORDER BY run_id")]
 
 
-def goes_on(project):  # noqa: F811
+def goes_on(project):
     """The next sync is not kept by one that ended with its process."""
     out, _ = project.manage("gsc_sync", "--start=-6d", "--end=-3d", "--json")
     assert json.loads(out.splitlines()[-1])["status"] == "complete"
     assert "running" not in runs(project)
 
 
-def test_requests_start_nothing_and_a_sync_in_a_view_leaves_nothing(serve, sim):  # noqa: F811
+def test_requests_start_nothing_and_a_sync_in_a_view_leaves_nothing(serve, sim):
     server = serve()
     first = server.state()
     for path in ("read/", "admin/login/", "admin/gscthreads/day/", "state/"):  # the admin sends us to log in
@@ -212,7 +224,7 @@ def test_atomic_requests_refuse_a_sync_in_a_view_that_is_not_exempt(serve):
     assert json.loads(server.get("read/")) == {"days": 4}
 
 
-def test_a_run_that_a_view_left_behind_goes_on_between_requests_and_keeps_no_server(serve, project, sim):  # noqa: F811
+def test_a_run_that_a_view_left_behind_goes_on_between_requests_and_keeps_no_server(serve, project, sim):
     server = serve()
     if server.state()["threads_stand_still"]:
         pytest.skip("this uWSGI needs enable-threads")
@@ -226,7 +238,7 @@ def test_a_run_that_a_view_left_behind_goes_on_between_requests_and_keeps_no_ser
     goes_on(project)
 
 
-def test_gunicorn_ends_a_worker_whose_view_syncs_too_long_and_nothing_is_lost(project, sim):  # noqa: F811
+def test_gunicorn_ends_a_worker_whose_view_syncs_too_long_and_nothing_is_lost(project, sim):
     project.manage("migrate", "-v0")
     server = gunicorn(project, "--timeout=1")
     try:
@@ -240,7 +252,7 @@ def test_gunicorn_ends_a_worker_whose_view_syncs_too_long_and_nothing_is_lost(pr
     goes_on(project)
 
 
-def test_autoreload_is_neither_delayed_nor_broken_by_a_running_sync(project, sim):  # noqa: F811
+def test_autoreload_is_neither_delayed_nor_broken_by_a_running_sync(project, sim):
     project.manage("migrate", "-v0")
     server = runserver(project)
     views = project.folder / "shop" / "views.py"
@@ -270,6 +282,3 @@ def test_autoreload_is_neither_delayed_nor_broken_by_a_running_sync(project, sim
     goes_on(project)
     first, second, last = runs(project)
     assert {first, second} <= {"halted", "killed"} and last == "complete"
-
-
-assert test_django.django  # skipped as a whole where Django is not
