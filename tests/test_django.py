@@ -401,18 +401,19 @@ def test_another_label_for_projects_that_have_a_gscthreads_already(project):
 # -- docs/django.md
 
 
-def documented(title):
-    """(language, text) of the blocks in a section of docs/django.md."""
-    text = (ROOT / "docs" / "django.md").read_text(encoding="utf-8")
+def documented(title, file="docs/django.md"):
+    """(language, text) of the blocks in a section of *file*."""
+    text = (ROOT / file).read_text(encoding="utf-8")
     found, = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     return re.findall(r"^```(\w+)\n(.*?)^```$", found, re.M | re.S)
 
 
 class Follower:
-    """Does literally what the documentation says."""
+    """Does literally what the documentation says.  *database*: what a project of its own has in DATABASES."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, database=None):
         self.folder = folder
+        self.database = database
         self.replaced = {}
         self.look_alike = None
         self.environment = {
@@ -420,16 +421,20 @@ class Follower:
             "PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "mysite.settings",
         }
 
-    def follow(self, title):
-        for language, text in documented(title):
+    def follow(self, title, file="docs/django.md"):
+        for language, text in documented(title, file):
             for old, new in self.replaced.items():
                 text = text.replace(old, new)
             if language == "python":  # its first line says which file it belongs to
-                with open(str(self.folder / text.split()[1]), "a") as file:
-                    file.write(text)
+                found = re.match(r"# (\S+\.py)\n", text)
+                self.add(found.group(1) if found else "mysite/settings.py", text)
             elif language == "sh":
                 for line in text.splitlines():
                     self.command(shlex.split(line, comments=True))
+
+    def add(self, name, text):
+        with open(str(self.folder / name), "a") as file:
+            file.write(f"\n{text}\n")
 
     def command(self, words):
         if words[:1] == ["cd"]:
@@ -445,6 +450,8 @@ class Follower:
             self.environment.pop("DJANGO_SETTINGS_MODULE")
             self.run("-m", "django", *words[1:])
             self.environment["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+            if self.database:
+                self.add("mysite/mysite/settings.py", f"DATABASES = {{'default': {self.database!r}}}")
         elif "pip" not in words and "runserver" not in words:
             self.run(*words[1:])
 
@@ -457,10 +464,26 @@ class Follower:
     def script(self, text):
         return self.run("-c", f"import django; django.setup()\n{text}")
 
+    def shown(self):
+        """How many cells each list of the admin shows."""
+        lines = self.script("""
+from django.contrib.auth.models import User
+from django.test import Client
+client = Client(HTTP_HOST="localhost")
+client.force_login(User.objects.get_or_create(username="root", is_staff=True, is_superuser=True)[0])
+for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run"):
+    print(client.get(f"/admin/gscthreads/{name}/").content.decode().count("field-"))
+""").splitlines()
+        return [int(line) for line in lines]
 
-@pytest.fixture
-def follower(tmp_path):
-    made = Follower(tmp_path)
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def follower(request, tmp_path, sim):
+    database = None
+    if request.param == "postgres":
+        found = json.loads(PostgresProject(tmp_path / "unused", sim).environment["PROJECT_POSTGRES"])
+        database = {"ENGINE": "django.db.backends.postgresql", **found}
+    made = Follower(tmp_path, database)
     yield made
     if made.look_alike is not None:
         made.look_alike.terminate()
@@ -469,16 +492,7 @@ def follower(tmp_path):
 
 def test_the_documentation_may_be_followed_literally(follower):
     follower.follow("From nothing to rows in the admin")
-    shown = follower.script("""
-from django.contrib.auth.models import User
-from django.test import Client
-client = Client(HTTP_HOST="localhost")
-client.force_login(User.objects.get(username="root"))
-for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run"):
-    page = client.get(f"/admin/gscthreads/{name}/").content.decode()
-    print(name, page.count("field-"))
-""")
-    assert all(int(line.split()[1]) > 8 for line in shown.splitlines()), shown
+    assert all(cells > 8 for cells in follower.shown())
     simple, long_form, _, models = [text for _, text in documented("From code")]
     assert follower.script(simple).startswith("complete ")
     follower.script(f"{long_form}\nassert result.status in ('halted', 'complete')")
@@ -486,18 +500,32 @@ for name in ("performance", "pagedaily", "topquery", "pagelifetime", "day", "run
 
     view, = [text for language, text in documented("Transactions and requests")]
     (follower.folder / "mysite" / "views.py").write_text(view)
-    with open(str(follower.folder / "mysite" / "urls.py"), "a") as urls:
-        urls.write("\nfrom .views import sync_now\nurlpatterns.append(path('sync/', sync_now))\n")
-    with open(str(follower.folder / "mysite" / "settings.py"), "a") as settings:
-        settings.write("\nDATABASES['default']['ATOMIC_REQUESTS'] = True\n")
+    follower.add("mysite/urls.py", "from .views import sync_now\nurlpatterns.append(path('sync/', sync_now))")
+    follower.add("mysite/settings.py", "DATABASES['default']['ATOMIC_REQUESTS'] = True")
     shown = follower.script("from django.test import Client; print(Client(HTTP_HOST='localhost').get('/sync/').json())")
     assert "'status': 'complete'" in shown
 
     test_settings, test = [text for _, text in documented("Tests of your project")]
-    with open(str(follower.folder / "mysite" / "settings.py"), "a") as settings:
-        settings.write(test_settings)
+    if not follower.database:  # it is for SQLite
+        follower.add("mysite/settings.py", test_settings)
     (follower.folder / "tests.py").write_text(test)
     assert "OK" in follower.run("manage.py", "test")
+
+
+def test_the_readme_alone_leads_to_rows_in_the_admin(follower, sim, tmp_path):
+    follower.command(["django-admin", "startproject", "mysite"])
+    follower.command(["cd", "mysite"])
+    credentials = tmp_path / "credentials.json"
+    credentials.write_text(json.dumps(sim.credentials()))
+    credentials.chmod(0o600)
+    follower.replaced['"/etc/search/credentials.json"'] = (  # and to the look-alike
+        f'"{credentials}", "API_ROOT": "{sim.url}", "START": "-30d"'
+    )
+    follower.follow("In Django", "README.md")
+    assert all(cells > 8 for cells in follower.shown())
+    script = "from gscthreads.contrib.django import sync; print(sync(start='-30d').status)"
+    assert follower.script(script) == "complete\n"
+    assert (follower.folder / "db.sqlite3").exists() == (follower.database is None)
 
 
 def test_the_documented_sql_takes_out_all_that_is_ours_and_no_more(either):
