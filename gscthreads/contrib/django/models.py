@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.utils import timezone
 
 from . import conf
 from .moments import MomentField
@@ -194,4 +195,5 @@ class Run(_View):
         db_table = "gsc_keyed_runs"
 
     def __str__(self) -> str:
-        return f"run {self.run_id}, {self.started_at:%Y-%m-%d %H:%M}, {self.status}"
+        started = timezone.localtime(self.started_at) if timezone.is_aware(self.started_at) else self.started_at
+        return f"run {self.run_id}, {started:%Y-%m-%d %H:%M}, {self.status}"

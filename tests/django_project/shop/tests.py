@@ -426,6 +426,31 @@ class AdminPages(Synced):
                 self.assertIn('"day_id" IN', statement)
             self.assertLess(len(queries), 15)
 
+    def test_numbers_are_rounded_and_written_as_the_language_does(self):
+        day = models.PageDaily.objects.order_by("-date", "-clicks").first()
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE gsc_fact SET clicks = 1234567, ctr = 0.12345678, position = 7.96"
+                           f" WHERE day = {day.day_id} AND page = {day.page_id} AND rank = 1")
+        for language, clicks, ctr, position in (("en", "1,234,567", "12.3%", "8.0"),
+                                                ("de", "1.234.567", "12,3%", "8,0")):
+            with override_settings(USE_L10N=True, LANGUAGE_CODE=language):
+                for path in ("pagedaily/", f"pagedaily/{day.pk}/change/"):
+                    html = self.get(path)
+                    for text in (clicks, ctr, position):
+                        self.assertIn(f">{text}</span>", html)
+
+    def test_lists_say_what_they_show_and_offer_nothing_in_vain(self):
+        for page in self.PAGES:
+            html = self.get(f"{page}/")
+            self.assertNotIn("Show all)", html.replace("</a>", ""))  # of a search that nobody made
+            self.assertNotIn("_facets", html)
+            self.assertNotIn("nothing yet", html)
+        self.assertNotIn("nothing yet", self.get("performance/?site=sc-domain:nobody.com"))
+        self.assertIn("how all", self.get("performance/?q=nothinglikethis"))
+        erase()
+        for page in self.PAGES:
+            self.assertIn("nothing yet, run manage.py gsc_sync", self.get(f"{page}/"))
+
     def test_a_page_url_does_no_harm(self):
         with connection.cursor() as cursor:
             cursor.execute("UPDATE gsc_page SET page = 'javascript:alert(1)//<script>' || id")
