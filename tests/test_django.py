@@ -285,7 +285,7 @@ def test_a_role_s_own_schema_needs_no_start_up_parameter(tmp_path, sim):
     project.log_in_as("mysite_search", schema="gsc")
     statement, = re.findall(r"ALTER ROLE \w+ SET search_path = [\w, ]+",
                             (ROOT / "docs" / "django.md").read_text(encoding="utf-8"))
-    project.read(statement.replace("mysite", "mysite_search"))
+    project.read(statement.replace("ROLE search", "ROLE mysite_search"))
     project.manage("migrate", "-v0")
     assert "complete: 4 days" in project.manage("gsc_sync", "--start", "-4d", "--end=-3d")[0]
     assert project.read("SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'gsc_%'") == [("gsc",)]
