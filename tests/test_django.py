@@ -321,13 +321,12 @@ def test_a_test_database_made_without_migrations(project):
 
 @pytest.mark.parametrize("zones", [
     "USE_TZ = False\nTIME_ZONE = 'Asia/Tokyo'",
-    # A zone without a history: Django before 4.0 takes pytz's others to be in local mean time.
-    "TIME_ZONE = 'Asia/Tokyo'\nDATABASES['default']['TIME_ZONE'] = 'Etc/GMT+4'",
+    "TIME_ZONE = 'Asia/Tokyo'\nDATABASES['default']['TIME_ZONE'] = 'America/Caracas'",
     "TIME_ZONE = 'Asia/Tokyo'",
 ], ids=["without USE_TZ", "the database has another", "with USE_TZ"])
 def test_moments_whatever_the_time_zone(either, zones):
-    if django.VERSION < (3, 1) and "DATABASES" in zones and isinstance(either, PostgresProject):
-        pytest.skip("Django refuses it before 3.1")
+    if django.VERSION < (4, 0) and "DATABASES" in zones and isinstance(either, PostgresProject):
+        pytest.skip("Django refuses it before 3.1, and gets it wrong by some minutes, with pytz, before 4.0")
     with open(str(either.folder / "project" / "settings.py"), "a") as settings:
         settings.write(f"\n{zones}\n")
     assert "No changes" in either.manage("makemigrations", "--check", "--dry-run")[0]

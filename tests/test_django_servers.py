@@ -263,10 +263,8 @@ def test_autoreload_is_neither_delayed_nor_broken_by_a_running_sync(project, sim
                 if published(project):
                     break
             assert ours(server.state())
-            touched = time.time()
             for _ in patiently():
-                touched += 1  # again until the reloader has its first look behind it, and not after it has reloaded
-                os.utime(str(views), (touched, touched))
+                views.touch()  # again until the reloader has its first look behind it, and not after it has reloaded
                 if "changed, reloading" in server.log:
                     break
             asked = time.monotonic()
