@@ -17,10 +17,13 @@ import pytest
 import gscthreads
 from gscthreads import pacific, parking
 from gscthreads.client import Client
+from gscthreads.halt import Halt
 from gscthreads.quota import Quota
 from gscthreads.simulator import Simulator, Site
 from gscthreads.stores import open_store
+from gscthreads.stores.base import RunFigures
 from gscthreads.stores.sqlite_sync import SyncFile
+from gscthreads.summary import read_status
 from tests import postgres_server
 
 SITE, OTHER = "sc-domain:example.com", "https://www.example.org/"
@@ -52,6 +55,13 @@ def settings(sim, path, days=20, **more):
     return {"sites": [SITE], "store": url_of(path), "credentials": sim.credentials(), "api_root": sim.url,
             "start": LAST - dt.timedelta(days=days - 1), "end": LAST, "reports": ["page_query"],
             "backoff_base": 0.01, "backoff_cap": 0.05, **more}
+
+
+def elsewhere(path, statement):
+    """What *statement* finds in the SQLite file *path*, in another process, which then closes it."""
+    code = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); print(d.execute(sys.argv[2]).fetchone()[0]); d.close()"
+    found = subprocess.run([sys.executable, "-c", code, path, statement], stdout=subprocess.PIPE, text=True, check=True)
+    return int(found.stdout)
 
 
 def run(sim, path, **more):
@@ -336,3 +346,38 @@ def test_the_time_to_halt_is_kept(sim, path):
     (kept,), = query(path, "SELECT halt_seconds FROM gsc_runs")
     assert kept is not None and kept >= 0
     sim.release_hangs()
+
+
+# -- one file, opened twice by one process
+
+
+@pytest.mark.parametrize("writing", [False, True])
+def test_a_second_look_at_the_file_in_the_same_process_lets_go_of_no_lock(tmp_path, writing):
+    """POSIX drops all locks that a process has on a file when it closes the file once.  Then another process that closes
+    the database thinks that nobody is left, and deletes the log with our commits."""
+    path = str(tmp_path / "search.db")
+    store, second = open_store(f"sqlite:///{path}"), open_store(f"sqlite:///{path}")
+    store.open()
+    try:
+        for number in (1, 2):
+            second.open(writing=writing)
+            second.close()
+            assert elsewhere(path, "SELECT count(*) FROM gsc_run") == number - 1
+            store.begin(Halt())
+            run_id = store.start_run("{}")
+            store.save_run(run_id, RunFigures("complete", 0, 0, 0, 0, 0, 0.0, 1.0, 0, "{}", None), ended=True)
+            store.commit()
+            assert elsewhere(path, "SELECT count(*) FROM gsc_run") == number
+    finally:
+        store.close()
+
+
+def test_runs_and_looks_in_one_process_and_others_lose_no_day(sim, tmp_path):
+    path = str(tmp_path / "search.db")
+    with gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path, days=60, batch_size=2))) as first:
+        first.start()
+        run(sim, path, days=3, reports=["page"])
+        read_status(url_of(path))
+        assert elsewhere(path, "SELECT count(*) FROM gsc_day") > 0
+        assert first.wait().status == "complete"
+    assert elsewhere(path, "SELECT count(*) FROM gsc_day WHERE status = 'final'") == 63

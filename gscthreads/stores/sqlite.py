@@ -139,14 +139,10 @@ class SQLiteStore(Store):
             raise StoreMissing(f"{self.path} does not exist yet; run a sync first")
         if writing and not os.access(self.path if existed else folder, os.W_OK):
             raise StoreError(f"no permission to write {self.path if existed else folder}")
-        if existed:
-            try:
-                with open(self.path, "rb") as file:
-                    head = file.read(16)
-            except OSError as error:
-                raise StoreError(f"can't read {self.path}: {error.strerror}") from error
-            if head != b"SQLite format 3\0":
-                raise StoreError(f"{self.path} is not a SQLite database; choose another file")
+        # It is never opened but by SQLite: closing a file drops all locks that this process has on it, those of other
+        # stores too, and then somebody else takes the log with their commits for left behind, and deletes it.
+        if existed and not os.access(self.path, os.R_OK):
+            raise StoreError(f"no permission to read {self.path}")
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=0.5, isolation_level=None, cached_statements=64)
@@ -592,7 +588,7 @@ class SQLiteStore(Store):
             if "unable to open" in text:
                 raise StoreError(f"can't open {self.path} for writing") from error
             if "not a database" in text or "malformed" in text:
-                raise StoreError(f"{self.path} is damaged or not a SQLite database: {text}") from error
+                raise StoreError(f"{self.path} is damaged or not a SQLite database ({text}); choose another file") from error
             raise StoreError(f"{self.path}: {text}") from error
 
 
