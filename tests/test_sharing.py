@@ -59,9 +59,9 @@ def settings(sim, path, days=20, **more):
 
 def elsewhere(path, statement):
     """What *statement* finds in the SQLite file *path*, in another process, which then closes it."""
-    code = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); print(d.execute(sys.argv[2]).fetchone()[0]); d.close()"
-    found = subprocess.run([sys.executable, "-c", code, path, statement], stdout=subprocess.PIPE, text=True, check=True)
-    return int(found.stdout)
+    code = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); print(*d.execute(sys.argv[2]).fetchone()); d.close()"
+    command = [sys.executable, "-c", code, path, statement]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def run(sim, path, **more):
@@ -353,8 +353,8 @@ def test_the_time_to_halt_is_kept(sim, path):
 
 @pytest.mark.parametrize("writing", [False, True])
 def test_a_second_look_at_the_file_in_the_same_process_lets_go_of_no_lock(tmp_path, writing):
-    """POSIX drops all locks that a process has on a file when it closes the file once.  Then another process that closes
-    the database thinks that nobody is left, and deletes the log with our commits."""
+    """POSIX drops all locks that a process has on a file when it closes the file once.  Then another process that
+    closes the database thinks that nobody is left, and deletes the log with our commits."""
     path = str(tmp_path / "search.db")
     store, second = open_store(f"sqlite:///{path}"), open_store(f"sqlite:///{path}")
     store.open()
