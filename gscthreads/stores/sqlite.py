@@ -588,7 +588,7 @@ class SQLiteStore(Store):
             if "unable to open" in text:
                 raise StoreError(f"can't open {self.path} for writing") from error
             if "not a database" in text or "malformed" in text:
-                raise StoreError(f"{self.path} is damaged or not a SQLite database ({text}); name another file") from error
+                raise StoreError(f"{self.path} is damaged or not a SQLite database ({text}); name another") from error
             raise StoreError(f"{self.path}: {text}") from error
 
 
