@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from gscthreads.stores.base import RunFigures
 from gscthreads.stores.sqlite_sync import SyncFile
 from gscthreads.summary import read_status
 from tests import postgres_server
+from tests.chaos.seams import Seams, SeamStore
 
 SITE, OTHER = "sc-domain:example.com", "https://www.example.org/"
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +84,37 @@ def writing(path):
         store.begin(gscthreads.halt.Halt())
         yield store
         store.commit()
+
+
+@contextlib.contextmanager
+def locked(path, name="runs"):
+    """Somebody else holds the lock that a run needs to begin (Postgres: the one of that *name*)."""
+    if "://" not in path:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    from gscthreads.stores.postgres_link import connector
+    from gscthreads.stores.postgres_sync import lock_key
+
+    connect, _, schema = connector(path)
+    with contextlib.closing(connect()) as other:
+        other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(schema, name),))
+        yield
+
+
+def waiting_for_a_lock(path):
+    """Whether a run has come as far as ``locked`` lets it."""
+    if "://" not in path:
+        return any("-run-" in name for name in os.listdir(os.path.dirname(path)))
+    return query(path, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gscthreads'"
+                 " AND query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid()") != [(0,)]
+
+
+def until(condition):
+    given_up = threading.Event()
+    while not condition():
+        given_up.wait(0.01)
 
 
 def command(sim, path, tmp_path, *words, days=20):
@@ -225,6 +258,36 @@ def test_two_processes_share_one_budget_through_the_file_beside_the_store(tmp_pa
     assert now[0] < 60 * 200 / 45
     first.close()
     second.close()
+
+
+# -- halts while a run begins
+
+
+def test_a_run_that_is_halted_before_it_has_a_plan_is_halted(sim, path):
+    run(sim, path, days=1)
+    points, begins = Seams(), threading.Event()
+    points.at("store.begin.before", 1, lambda words: begins.set())
+    config = gscthreads.SyncConfig(**{**settings(sim, path), "store": SeamStore(open_store(url_of(path)), points)})
+    with locked(path), gscthreads.Sync(config) as sync:
+        sync.start()
+        assert begins.wait(30)
+        sync.halt("deploy")
+        result = sync.wait(30)
+    assert (result.status, result.reason, result.exit_status) == ("halted", "deploy", 3)
+    assert result.halt_seconds is not None
+    assert run(sim, path).days == 19
+
+
+def test_the_command_line_tells_of_a_halt_while_a_run_begins(sim, path, tmp_path):
+    run(sim, path, days=1)
+    with locked(path):
+        process = subprocess.Popen(command(sim, path, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True, cwd=ROOT)
+        until(lambda: waiting_for_a_lock(path))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert json.loads(out.splitlines()[-1])["status"] == "halted" and "SIGTERM" in err
 
 
 # -- quotas that are spent
