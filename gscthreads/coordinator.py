@@ -161,7 +161,7 @@ class Coordinator:
         nothing."""
         self._dates = self._config.days(self._today)
         datasets = self._config.datasets() if self._only is None else list(self._only)
-        self._store.open()
+        self._store.open(halt=self._halt)
 
         def start() -> "tuple[int, tuple[Dict[Dataset, str], List[_Adopted]]]":
             self._store.prepare(datasets, top_queries=self._config.top_queries)
@@ -250,7 +250,7 @@ class Coordinator:
             if self._run_id is not None:
                 try:
                     self._note_end(self._run_id, result)
-                except StoreLost:  # a connection that broke is found out only by its next use
+                except (StoreLost, Halted):  # a connection that broke is found out only by its next use
                     self._note_end(self._run_id, result)
         except LeaseLost:
             pass  # who took over has noted it
