@@ -26,7 +26,7 @@ from gscthreads.simulator import quota as simulated_quota
 redis_server.needed("celery")
 import kombu.pools  # noqa: E402
 from celery import Celery  # noqa: E402
-from celery.exceptions import TaskRevokedError  # noqa: E402
+from celery.exceptions import Retry, TaskRevokedError  # noqa: E402
 
 from gscthreads.contrib import celery as tasks  # noqa: E402
 from gscthreads.contrib.redis import RedisLedger  # noqa: E402
@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SITES = [f"sc-domain:{name}.example" for name in ("alpha", "beta", "gamma")]
 #: A site for each test, so that none waits for what another left behind.
 PARKED, SLOW, KILLED = "sc-domain:parked.example", "sc-domain:slow.example", "sc-domain:killed.example"
+FAULTY = "sc-domain:faulty.example"
 REVOKED = {"prefork": "sc-domain:terminated.example", "threads": "sc-domain:revoked.example"}
 LAST = pacific.today() - dt.timedelta(days=20)
 DAYS = [LAST - dt.timedelta(days=number) for number in range(14)]
@@ -58,8 +59,9 @@ execute_from_command_line(sys.argv[1:])
 PROJECT = """
 import datetime, json, os, sys
 from celery import Celery
-import gscthreads.parking, gscthreads.quota
+import gscthreads.contrib.celery, gscthreads.parking, gscthreads.quota
 
+gscthreads.contrib.celery.FIRST_PAUSE = 0.02
 gscthreads.quota.WINDOW = {minute}
 gscthreads.parking.SHORT = datetime.timedelta(seconds=1)
 
@@ -157,7 +159,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def sim():
-    sites = [Site(name, rows_per_day=30) for name in (*SITES, PARKED, SLOW, KILLED, *REVOKED.values())]
+    sites = [Site(name, rows_per_day=30) for name in (*SITES, PARKED, SLOW, KILLED, FAULTY, *REVOKED.values())]
     before, simulated_quota.MINUTE = simulated_quota.MINUTE, MINUTE
     try:
         with Simulator(sites=sites, seed=1, site_qpm=LIMIT, user_qpm=LIMIT) as simulator:
@@ -270,6 +272,20 @@ def test_a_task_that_was_parked_goes_on_by_itself(project, sim):
     assert any("Retry in" in text for text in project.logs().values())
 
 
+def test_faults_are_counted_apart_from_other_tries_and_end_it_at_last(project, sim):
+    """However often it waited before, five faults in a row are borne, and the sixth is the end."""
+    script = sim.faults.script("http_503", times=None, site=FAULTY)
+    try:
+        with project.told({**project.settings, "max_attempts": 1}):
+            result = project.send(FAULTY, end=FIRST, retries=7, headers={"trace": "abc"})
+            with pytest.raises(Exception, match="503") as caught:
+                result.get(timeout=60)
+        assert type(caught.value).__name__ == "SyncUnfinished"
+        assert script.hits == 1 + tasks.MOST_FAULTS
+    finally:
+        sim.faults.clear()
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_revoked_task_halts(project, sim, pool):
     sim.faults.script("hang", times=None, site=REVOKED[pool])
@@ -360,19 +376,51 @@ def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path):
         sim.faults.clear()
 
 
-def test_pauses_grow_and_end_with_the_park_but_are_never_long(app):
+def next_try(app, why, told=None, **more):
+    """Seconds to the next try, and what its message tells of this one."""
     sync_site = task(app, "sync_site")
+    sync_site.push_request(
+        id="x", args=("sc-domain:a.com",), kwargs={}, retries=100, called_directly=False, is_eager=False,
+        delivery_info={}, headers=told)
+    try:
+        with pytest.raises(Retry) as caught:
+            tasks._again(sync_site, tasks.SyncUnfinished("words"), why, **more)
+    finally:
+        sync_site.pop_request()
+    return caught.value.when, caught.value.sig.options["headers"]
 
-    def pause(retries, resume_at=""):
-        sync_site.push_request(retries=retries)
-        try:
-            return tasks._pause(sync_site, resume_at)
-        finally:
-            sync_site.pop_request()
 
-    assert [pause(retries) for retries in (0, 1, 2, 5, 10_000)] == [60.0, 120.0, 240.0, 1800.0, 1800.0]
+def test_pauses_grow_while_the_same_thing_comes_again(app):
+    def pauses(*reasons, told=None):
+        for why, more in reasons:
+            pause, told = next_try(app, why, told, **more)
+            yield pause
+
+    fault, busy, moved = (tasks.FAULT, {}), (tasks.BUSY, {}), (tasks.FAULT, {"moved": True})
+    assert list(pauses(*[fault] * 5)) == [60.0, 120.0, 240.0, 480.0, 960.0]
+    assert list(pauses(*[busy] * 7)) == [60.0, 120.0, 240.0, 480.0, 960.0, 1800.0, 1800.0]
+    assert list(pauses(fault, fault, moved, fault)) == [60.0, 120.0, 60.0, 120.0]
+    for between in ((tasks.QUOTA, {"seconds": 5.0}), (tasks.TURN, {"seconds": 0.0}), busy):
+        assert list(pauses(*[fault] * 5, between, fault))[-1] == 60.0
+    pause, told = next_try(app, tasks.BUSY, {"gscthreads": [tasks.BUSY, 10_000], "trace": "abc"})
+    assert pause == 1800.0 and told == {"gscthreads": [tasks.BUSY, 10_001], "trace": "abc"}
+
+
+def test_the_sixth_fault_in_a_row_is_the_end(app):
+    with pytest.raises(tasks.SyncUnfinished, match="words"):
+        next_try(app, tasks.FAULT, {"gscthreads": [tasks.FAULT, tasks.MOST_FAULTS]})
+    next_try(app, tasks.FAULT, {"gscthreads": [tasks.FAULT, tasks.MOST_FAULTS]}, moved=True)
+    next_try(app, tasks.BUSY, {"gscthreads": [tasks.BUSY, tasks.MOST_FAULTS]})
+
+
+def test_a_header_that_is_not_ours_counts_as_none(app):
+    for told in ("nonsense", [], [tasks.FAULT], [tasks.FAULT, "5"], {"fault": 5}):
+        assert next_try(app, tasks.FAULT, {"gscthreads": told})[0] == 60.0
+
+
+def test_a_wait_ends_with_the_park_but_is_never_long():
     now = dt.datetime.now(dt.timezone.utc)
-    found = [pause(0, f"{now + dt.timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}") for minutes in (-5, 10, 600)]
+    found = [tasks._until(now + dt.timedelta(minutes=minutes)) for minutes in (-5, 10, 600)]
     assert found[0] == 1.0 and 540.0 < found[1] <= 601.0 and found[2] == 1800.0
 
 
