@@ -22,6 +22,7 @@ from gscthreads import pacific
 from gscthreads.errors import ConfigError, CredentialsError
 from gscthreads.simulator import Simulator, Site
 from gscthreads.simulator import quota as simulated_quota
+from gscthreads.stores import open_store
 
 redis_server.needed("celery")
 import kombu.pools  # noqa: E402
@@ -351,11 +352,12 @@ def test_wrong_settings_and_credentials_are_errors_at_once(app):
         task(app, "sync_site")("sc-domain:a.com")
 
 
-def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path):
+@pytest.mark.parametrize("make_store", [str, open_store], ids=["url", "object"])
+def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path, make_store):
     """Without a worker nothing can be tried again: what a retry would be is an error."""
     app.conf.gscthreads = lambda: {
-        "store": f"sqlite:///{tmp_path / 'search.db'}", "credentials": sim.credentials(), "api_root": sim.url,
-        "qpm_limit": LIMIT, "backoff_base": 0.0, "backoff_cap": 0.0, "max_attempts": 2,
+        "store": make_store(f"sqlite:///{tmp_path / 'search.db'}"), "api_root": sim.url, "qpm_limit": LIMIT,
+        "credentials": sim.credentials(), "backoff_base": 0.0, "backoff_cap": 0.0, "max_attempts": 2,
     }
     days = str(FIRST), str(FIRST)
     try:
@@ -372,6 +374,11 @@ def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path):
         with pytest.raises(tasks.SyncUnfinished, match="load quota"):
             task(app, "sync_site").apply(args=(PARKED, *days), retries=1, throw=True)
         assert sim.stats()["calls"] == asked  # whoever is tried again knows, and doesn't ask
+        with contextlib.closing(sqlite3.connect(str(tmp_path / "search.db"))) as database, database:
+            database.execute("DELETE FROM gsc_park")  # the wait is over
+        sim.faults.clear()
+        result = task(app, "sync_site").apply(args=(PARKED, *days), retries=1, throw=True).get()
+        assert (result["status"], result["calls"]) == ("complete", 2)
     finally:
         sim.faults.clear()
 
@@ -388,6 +395,15 @@ def next_try(app, why, told=None, **more):
     finally:
         sync_site.pop_request()
     return caught.value.when, caught.value.sig.options["headers"]
+
+
+def test_a_store_that_is_in_use_is_left_alone(app, tmp_path):
+    """A project may name one Store object for all, although each sync needs its own."""
+    store = open_store(f"sqlite:///{tmp_path / 'search.db'}")
+    store.open()
+    tasks._wait_for_quota(task(app, "sync_site"), store, "sc-domain:a.com")
+    assert store.parks() == {}
+    store.close()
 
 
 def test_pauses_grow_while_the_same_thing_comes_again(app):

@@ -35,6 +35,7 @@ from ..config import SyncConfig
 from ..errors import ConfigError, GscError, StoreError
 from ..figures import COMPLETE, FAILED, HALTED, Result
 from ..stores import open_store
+from ..stores.base import Store
 from ..sync import Sync
 
 #: Seconds before a task that can go on later is tried again: at first, and at most.  Not more, because a broker without
@@ -177,16 +178,19 @@ def _end_halted(task: Any, result: Result) -> NoReturn:
 
 def _wait_for_quota(task: Any, store: Any, site: str) -> None:
     """Don't ask Google before the moment that the last try was told; a wait of hours comes here in several steps."""
-    if not isinstance(store, str):
+    if not isinstance(store, (str, Store)):  # which SyncConfig has words for
         return
     opened = open_store(store)
     try:
         opened.open(writing=False)
+    except StoreError:  # not there yet, or something that the sync itself deals with; or another one is using it
+        return
+    try:
         park = opened.parks().get(site)
-    except StoreError:  # not there yet, or something that the sync itself deals with
+    except StoreError:
         return
     finally:
-        opened.close()
+        opened.close()  # the sync opens it again
     if park is not None and park.until > dt.datetime.now(dt.timezone.utc):
         _again(task, SyncUnfinished(park.reason), QUOTA, seconds=_until(park.until))
 
