@@ -27,7 +27,7 @@ from gscthreads.stores import open_store
 redis_server.needed("celery")
 import kombu.pools  # noqa: E402
 from celery import Celery  # noqa: E402
-from celery.exceptions import Retry, TaskRevokedError  # noqa: E402
+from celery.exceptions import Retry, TaskRevokedError, TimeLimitExceeded  # noqa: E402
 
 from gscthreads.contrib import celery as tasks  # noqa: E402
 from gscthreads.contrib.redis import RedisLedger  # noqa: E402
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SITES = [f"sc-domain:{name}.example" for name in ("alpha", "beta", "gamma")]
 #: A site for each test, so that none waits for what another left behind.
 PARKED, SLOW, KILLED = "sc-domain:parked.example", "sc-domain:slow.example", "sc-domain:killed.example"
-FAULTY = "sc-domain:faulty.example"
+FAULTY, LIMITED = "sc-domain:faulty.example", "sc-domain:limited.example"
 REVOKED = {"prefork": "sc-domain:terminated.example", "threads": "sc-domain:revoked.example"}
 LAST = pacific.today() - dt.timedelta(days=20)
 DAYS = [LAST - dt.timedelta(days=number) for number in range(14)]
@@ -160,7 +160,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def sim():
-    sites = [Site(name, rows_per_day=30) for name in (*SITES, PARKED, SLOW, KILLED, FAULTY, *REVOKED.values())]
+    sites = [Site(name, rows_per_day=30) for name in (*SITES, PARKED, SLOW, KILLED, FAULTY, LIMITED, *REVOKED.values())]
     before, simulated_quota.MINUTE = simulated_quota.MINUTE, MINUTE
     try:
         with Simulator(sites=sites, seed=1, site_qpm=LIMIT, user_qpm=LIMIT) as simulator:
@@ -319,6 +319,21 @@ def test_a_child_that_is_killed_outright_loses_nothing(project, sim):
     os.kill(children[0], signal.SIGKILL)
     assert task.get(timeout=60)["status"] == "complete"
     assert project.runs(KILLED) == ["killed", "complete"]
+
+
+def test_a_hard_time_limit_fails_the_task_and_the_next_one_goes_on(project, sim):
+    """Celery takes its message for dealt with, unlike that of a child which dies otherwise."""
+    script = sim.faults.script("hang", times=None, site=LIMITED)
+    try:
+        with pytest.raises(TimeLimitExceeded):
+            project.send(LIMITED, end=FIRST, queue="prefork", time_limit=2).get(timeout=60)
+        hits = script.hits
+    finally:
+        sim.faults.clear()
+        sim.release_hangs()
+    assert project.send(LIMITED, end=FIRST, queue="prefork").get(timeout=60)["status"] == "complete"
+    assert script.hits == hits
+    assert project.runs(LIMITED)[-1] == "complete"
 
 
 # -- without a worker
