@@ -29,6 +29,7 @@ from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 from celery import shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.utils.time import maybe_iso8601
 from celery.worker import state as worker_state
 
 from ..config import SyncConfig
@@ -110,7 +111,7 @@ def sync_sites(
         sites = _settings(self.app).get("sites")
     if not sites or isinstance(sites, str):
         raise ConfigError("sites must be a list of properties, in the call or in the application's setting gscthreads")
-    return [sync_site.apply_async((site, start, end), expires=self.request.expires).id for site in sites]
+    return [sync_site.apply_async((site, start, end), expires=_expires(self)).id for site in sites]
 
 
 def _settings(app: Any) -> Dict[str, Any]:
@@ -218,8 +219,15 @@ def _again(
         raise error
     if seconds is None:
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(times - 1, 10))
-    task.request.update(headers={**(task.request.headers or {}), _HEADER: [why, times]})  # which retry() carries on
+    headers = {**(task.request.headers or {}), _HEADER: [why, times]}
+    task.request.update(headers=headers, expires=_expires(task))  # which retry() carries on
     raise task.retry(exc=error, countdown=seconds)
+
+
+def _expires(task: Any) -> Optional[dt.datetime]:
+    """When the task expires.  Its message says that as text, which Celery 5.2 won't send again: it drops the task."""
+    expires: Optional[dt.datetime] = maybe_iso8601(task.request.expires)
+    return expires
 
 
 def _times(task: Any, why: str) -> int:
