@@ -7,7 +7,8 @@ long as none has to wait for quota, the store keeps up, and the share of each ho
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+import math
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 #: Workers to begin with, and the most: each needs a few MB for the slice it is reading.
 FIRST, MOST = 3, 16
@@ -29,6 +30,11 @@ _LONG_SECONDS, _LONG_ANSWERS = 5.0, 20
 #: become slower.
 _HOLDS, _FOLLOW, _GAIN = 0.7, 0.3, 0.4
 
+#: At the beginning quota is lost until there are enough workers, so one is added for each HTTP batch that ends, until
+#: they could use up the quota.  If then a batch takes more than twice as long as the best of as many slices, all of
+#: that was a mistake.  A worker brings a little less than its batches alone would: it also waits.
+_CREDIT, _TWICE, _WAITING = 8, 2.0, 0.8
+
 #: Refusals as too fast in one look after which the number is cut, and what is left of it.
 _REFUSED, _CUT = 2, 0.6
 
@@ -38,23 +44,29 @@ _CONTENT, _CAREFUL = 20.0, 120.0
 
 class Seen(NamedTuple):
     """What happened at a site between two looks.  ``bound``: more workers would not have helped, since one waited for
-    quota, answers waited for the store, or there was nothing more to ask for."""
+    quota, answers waited for the store, or there was nothing more to ask for.  ``ended``: slices, and seconds they
+    took, of each HTTP batch that ended."""
 
     answered: int
     refused: int
     bound: bool
+    ended: Sequence[Tuple[int, float]] = ()
 
 
 class Concurrency:
-    """One site's number of ``workers``.  Not thread-safe; *now* is monotonic seconds."""
+    """One site's number of ``workers``: *first* to begin with, at most *most*.  *rate*: calls a second that the paced
+    budget lets through.  Not thread-safe; *now* is monotonic seconds."""
 
-    def __init__(self, now: float, first: int = FIRST, most: int = MOST) -> None:
-        self.workers = min(first, most)
+    def __init__(self, now: float, first: int = FIRST, most: int = MOST, rate: float = math.inf) -> None:
+        self.workers = self._first = min(first, most)
+        self._rate = rate
         self._most = most
         self._seen_at = now
         self._look_again(now)
         self._share: Optional[float] = None  # the best: slices per second and worker
         self._before: Optional[float] = None  # the share that made us take a worker away
+        self._credit = _CREDIT
+        self._quickest: Dict[int, float] = {}  # slices of a batch -> seconds it took at best, while there is credit
         self._quiet_until = float("-inf")
 
     def see(self, now: float, seen: Seen) -> None:
@@ -65,16 +77,30 @@ class Concurrency:
             self._bound_seconds += now - self._seen_at
         self._seen_at = now
         seconds = now - self._since
+        for slices, took in seen.ended:
+            if self._credit and took > 0:
+                self._borrow(now, slices, took)
         if self._refused >= _REFUSED:
             # One burst too many is refused over several looks, and punished once.
             self.workers = max(1, int(self.workers * _CUT)) if now >= self._quiet_until else self.workers
             self._quiet_until = now + _CAREFUL
+            self._credit = 0
             self._look_again(now)
         elif seconds >= _LOOK_SECONDS and self._answered >= _LOOK_ANSWERS:
             if self._bound_seconds >= _BOUND * seconds:
                 self._look_again(now)
             else:
                 self._conclude(now, seconds, self._answered / seconds / self.workers)
+
+    def _borrow(self, now: float, slices: int, took: float) -> None:
+        quickest = self._quickest[slices] = min(took, self._quickest.get(slices, took))
+        self._share = max(_WAITING * slices / took, self._share or 0.0)
+        self._credit -= 1
+        if took > _TWICE * quickest:
+            self.workers, self._credit = self._first, 0
+        elif self.workers < self._most and self.workers * self._share < self._rate:
+            self.workers += 1
+        self._look_again(now)
 
     def _conclude(self, now: float, seconds: float, share: float) -> None:
         holds = self._share is None or share >= _HOLDS * self._share

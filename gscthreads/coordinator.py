@@ -11,9 +11,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import math
 import random
 import time
-from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, TypeVar
+from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
 from . import pacific, parking, sites
 from .backoff import Backoff, Breaker
@@ -37,6 +38,7 @@ from .halt import Halt, Halted
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
 from .plan import ENDLESS, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
+from .quota import WINDOW
 from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Park, RunFigures, Store
 from .worker import Batch, BatchEnded, SitesListed
 
@@ -130,10 +132,12 @@ class Coordinator:
         self._throttled = False
         self._alerted = False
         self._run_id: Optional[int] = None
+        self._planned = False
         # Only while the number of workers is to be found out:
         self._concurrency: Dict[str, Concurrency] = {}
         self._answered: Dict[str, int] = {}  # since the last look, by site
         self._refused: Dict[str, int] = {}
+        self._ended: Dict[str, List[Tuple[int, float]]] = {}  # slices and seconds of each HTTP batch that ended
         self.most_workers = config.workers or 0
         self._asked_for_sites = False
         self._awaiting_sites = False
@@ -157,14 +161,17 @@ class Coordinator:
         nothing."""
         self._dates = self._config.days(self._today)
         datasets = self._config.datasets() if self._only is None else list(self._only)
-        self._store.open()
-        self._store.begin(self._halt)
-        self._store.prepare(datasets, top_queries=self._config.top_queries)
-        self._run_id = self._store.start_run(self._config.settings())
-        self._parks = self._store.parks()
-        claimed = self._claim(datasets)
-        self._store.commit()
+        self._store.open(halt=self._halt)
+
+        def start() -> "tuple[int, tuple[Dict[Dataset, str], List[_Adopted]]]":
+            self._store.prepare(datasets, top_queries=self._config.top_queries)
+            run_id = self._store.start_run(self._config.settings())
+            self._parks = self._store.parks()
+            return run_id, self._claim(datasets)
+
+        self._run_id, claimed = self._transact(start)
         self._plan(*claimed)
+        self._planned = True
         for dataset, holder in self._held.items():
             logger.warning("%s is %s%s", dataset, holder, ": waiting" if self._config.wait else "")
 
@@ -243,7 +250,7 @@ class Coordinator:
             if self._run_id is not None:
                 try:
                     self._note_end(self._run_id, result)
-                except StoreLost:  # a connection that broke is found out only by its next use
+                except (StoreLost, Halted):  # a connection that broke is found out only by its next use
                     self._note_end(self._run_id, result)
         except LeaseLost:
             pass  # who took over has noted it
@@ -319,17 +326,24 @@ class Coordinator:
             return self._most(site)
         if sum(batch.site == site for batch in self._batches.values()) >= found.workers:
             return 0
-        return min(BATCH, self._most(site))
+        few = self._waits_for_quota(site) or self.plan.available(site) < BATCH * found.workers
+        return min(BATCH // 2 if few else BATCH, self._most(site))
+
+    def _paced_rate(self) -> float:
+        return self._config.budget / WINDOW if self._config.rate_limit_enabled else math.inf
 
     def _see_concurrency(self, now: float) -> None:
         """Tell each site's Concurrency what happened since the last round."""
         for site in {plan.dataset.site for plan in self.plan.datasets.values() if plan.unfinished}:
             found = self._concurrency.get(site)
             if found is None:
-                found = self._concurrency[site] = Concurrency(now, most=min(MOST, self._config.max_in_flight))
+                found = self._concurrency[site] = Concurrency(
+                    now, most=min(MOST, self._config.max_in_flight), rate=self._paced_rate()
+                )
             idle = not self.plan.available(site)
             bound = idle or self._waits_for_quota(site) or self._outcomes.pressed()
-            found.see(now, Seen(self._answered.pop(site, 0), self._refused.pop(site, 0), bound))
+            ended = self._ended.pop(site, ())
+            found.see(now, Seen(self._answered.pop(site, 0), self._refused.pop(site, 0), bound, ended))
         self.most_workers = max(self.most_workers, self.workers())
 
     # -- other runs on the same store, and quotas that are spent
@@ -535,6 +549,8 @@ class Coordinator:
             if self._batch_of.get(slice_) == number:  # the worker ended without a word about it
                 words = f"the worker died: {type(ended.error).__name__}: {ended.error}"
                 self._settle_failed(Failed(slice_, Transient(words, reason="workerDied")))
+        if productive:
+            self._ended.setdefault(batch.site, []).append((len(batch.slices), ended.seconds))
         if productive or ended.sent_at is None or not isinstance(error, (Transient, Unauthorized)):
             return
         if self._breaker.failed(ended.sent_at, self._clock(), self._jitter()):
@@ -574,6 +590,8 @@ class Coordinator:
                 DatasetResult(dataset.site, dataset.report.name, dataset.search_type, PARKED, 0, 0, 0, holder)
             )
         statuses = {each.status for each in datasets}
+        if not self._planned:  # no dataset can tell: what ended the run did so before there was anything to do
+            statuses = {HALTED}
         status = next((status for status in (FAILED, PARKED, HALTED) if status in statuses), COMPLETE)
         reason = ""
         if self._park_reason:

@@ -60,17 +60,22 @@ class Outcomes:
         self._queue: "queue.Queue[Any]" = queue.Queue(size)
         self._size = size
         self._halt = halt
-        self._room = threading.Condition()  # guards _rows
+        self._room = threading.Condition()  # guards the rest
         self._rows = 0
+        self._kept_out = 0  # threads that wait for room
 
     def put(self, outcome: Any) -> bool:
         """Hand *outcome* over, waiting for room.  False, and not handed over, when the halt came first."""
         rows = _rows_of(outcome)
         with self._room:
-            while self._rows and self._rows + rows > MAX_WAITING_ROWS:
-                if self._halt.is_set():
-                    return False
-                self._room.wait(0.1)
+            self._kept_out += 1
+            try:
+                while self._rows and self._rows + rows > MAX_WAITING_ROWS:
+                    if self._halt.is_set():
+                        return False
+                    self._room.wait(0.1)
+            finally:
+                self._kept_out -= 1
             self._rows += rows
         if put_or_halt(self._queue, outcome, self._halt):
             return True
@@ -103,8 +108,8 @@ class Outcomes:
         return len(self) / self._size
 
     def pressed(self) -> bool:
-        """True when the coordinator is behind: as many rows wait as fill half the room."""
-        return self._rows > MAX_WAITING_ROWS / 2 or self.fill() > 0.5
+        """True when the coordinator is behind: somebody waits for room, or the queue is half full."""
+        return self._kept_out > 0 or self.fill() > 0.5
 
     def __len__(self) -> int:
         # Without qsize(), whose lock a signal handler that halts would wait for in the very thread that holds it.

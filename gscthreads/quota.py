@@ -209,6 +209,12 @@ class Grant(NamedTuple):
     name: str
 
 
+class _Turn:
+    """A worker's place in the line for one site's calls."""
+
+    waits = False  # the budget told it to
+
+
 class _Sent(NamedTuple):
     at: float
     calls: int
@@ -251,7 +257,7 @@ class Quota:
         self._numbers = itertools.count()
         self._open: Dict[str, Set[str]] = {}  # site -> our grants that are not settled
         self._renewed_at = clock()
-        self._waiting: Dict[str, Deque[object]] = {}
+        self._waiting: Dict[str, Deque[_Turn]] = {}
         self._bursts: Dict[str, int] = {}  # site -> as last seen
         self._paces: Dict[str, float] = {}  # site -> calls per second, of those that are slowed down
         self._sent: Dict[str, Deque[_Sent]] = {}  # site -> our calls of the last 60 s
@@ -263,7 +269,7 @@ class Quota:
             self._ledger = ledger
 
         def watch() -> None:
-            while not self._closed.wait(_GRACE):
+            while not self._closed.wait(_GRACE / 3):
                 ledger.interrupt()
 
         if type(ledger).interrupt is not QuotaLedger.interrupt:
@@ -275,9 +281,9 @@ class Quota:
             return self._bursts.get(site, self._first_burst) if self._enabled else self._burst
 
     def is_waited_for(self, site: str) -> bool:
-        """True while a worker waits for calls to *site*."""
+        """True while a worker was told to wait for calls to *site*."""
         with self._lock:
-            return bool(self._waiting.get(site))
+            return any(turn.waits for turn in self._waiting.get(site, ()))
 
     def paces(self) -> Dict[str, float]:
         """Calls per minute for each site that was slowed down because calls were refused as too fast."""
@@ -291,7 +297,7 @@ class Quota:
         First come, first served among those who wait for one site, so that a large batch isn't starved by small ones.
         Raises StoreError when the ledger can't be used.
         """
-        turn = object()
+        turn = _Turn()
         with self._lock:
             waiting = self._waiting.setdefault(site, collections.deque())
             waiting.append(turn)
@@ -304,10 +310,11 @@ class Quota:
                     try:
                         granted = self._try(site, calls)
                     except StoreLocked:
-                        granted = _LOOK / 2
-                    if isinstance(granted, Grant):
-                        return granted
-                    wait = granted
+                        wait = _LOOK / 2
+                    else:
+                        if isinstance(granted, Grant):
+                            return granted
+                        turn.waits, wait = True, granted
                 self._halt.wait(wait)
             return None
         finally:

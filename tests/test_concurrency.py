@@ -13,11 +13,12 @@ from gscthreads.concurrency import FIRST, MOST, Concurrency, Seen
 
 class Server:
     """Slices take *latency* seconds in one of *lanes*; more than *burst* a second are refused; *budget*: calls a second
-    that our own quota lets through.  Time is simulated."""
+    that our own quota lets through.  It *tells* how long each took, if so.  Time is simulated."""
 
-    def __init__(self, *, lanes=100, latency=1.0, budget=16.0, burst=float("inf"), jitter=()):
+    def __init__(self, *, lanes=100, latency=1.0, budget=16.0, burst=float("inf"), jitter=(), tells=False):
         self.lanes, self.latency, self.budget, self.burst = lanes, latency, budget, burst
         self.jitter = jitter or (0.0,)
+        self.tells = tells
 
     def run(self, auto, seconds, *, look=0.25):
         """Feed *auto* for *seconds*; [(time, workers)] at each look."""
@@ -26,14 +27,16 @@ class Server:
         allowance, sent, number, now = 1.0, [], 0, 0.0
         while now < seconds:
             answered = refused = 0
-            bound = False
+            bound, took = False, []
             end = now + look
             while now < end:
                 now += 0.01
                 allowance = min(5.0, allowance + 0.01 * self.budget)
                 while ends and ends[0][0] <= now:
-                    _, was_refused = heapq.heappop(ends)
+                    ended, was_refused, began = heapq.heappop(ends)
                     busy -= 1
+                    if not was_refused:
+                        took.append(ended - began)
                     answered += not was_refused
                     refused += was_refused
                 while busy < auto.workers:
@@ -45,13 +48,14 @@ class Server:
                     number += 1
                     busy += 1
                     if len(sent) >= self.burst:
-                        heapq.heappush(ends, (now + 0.05, True))
+                        heapq.heappush(ends, (now + 0.05, True, now))
                         continue
                     sent.append(now)
                     lane = min(range(self.lanes), key=free.__getitem__)
                     free[lane] = max(now, free[lane]) + self.latency * (1 + self.jitter[number % len(self.jitter)])
-                    heapq.heappush(ends, (free[lane], False))
-            auto.see(now, Seen(answered, refused, bound))
+                    heapq.heappush(ends, (free[lane], False, now))
+            ended = [(1, seconds) for seconds in took] if self.tells else ()
+            auto.see(now, Seen(answered, refused, bound, ended))
             history.append((now, auto.workers))
         return history
 
@@ -70,17 +74,46 @@ def test_it_begins_with_three_and_adds_one_at_a_time():
     assert numbers[-1] == MOST
 
 
+@pytest.mark.parametrize("tells", [False, True])
 @pytest.mark.parametrize("latency", [0.5, 1.0, 2.0])
-def test_a_budget_is_used_up_with_the_workers_that_littles_law_says_and_few_more(latency):
+def test_a_budget_is_used_up_with_the_workers_that_littles_law_says_and_few_more(latency, tells):
     needed = 6 * latency  # 6 calls a second
-    reached = settled(Server(latency=latency, budget=6.0).run(Concurrency(0.0), 120))
+    reached = settled(Server(latency=latency, budget=6.0, tells=tells).run(Concurrency(0.0, rate=6.0), 120))
     assert needed * 0.8 <= reached <= max(FIRST, needed + 2)
 
 
+@pytest.mark.parametrize("tells", [False, True])
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8])
-def test_a_server_with_few_lanes_gets_few_more_workers_than_it_has_lanes(lanes):
-    reached = settled(Server(lanes=lanes, latency=0.5, budget=1000).run(Concurrency(0.0), 240))
+def test_a_server_with_few_lanes_gets_few_more_workers_than_it_has_lanes(lanes, tells):
+    reached = settled(Server(lanes=lanes, latency=0.5, budget=1000, tells=tells).run(Concurrency(0.0), 240))
     assert lanes * 0.7 <= reached <= max(1.5 * FIRST, 1.8 * lanes)  # what is best was seen with three
+
+
+def test_a_worker_for_each_batch_that_ends_until_they_could_use_up_the_quota():
+    auto = Concurrency(0.0, rate=16.0)
+    auto.see(2.0, Seen(24, 0, False, [(8, 8 / 3)] * 3))
+    assert auto.workers == 6  # 6 x 3 a second, less what they wait
+    auto.see(2.5, Seen(24, 0, False, [(8, 8 / 3)] * 3))
+    assert auto.workers == 7
+    auto.see(3.0, Seen(24, 0, False, [(8, 8 / 3)] * 3))  # 7 are enough
+    assert auto.workers == 7
+
+
+@pytest.mark.parametrize("sign", [Seen(8, 0, False, [(8, 5.4)]), Seen(8, 2, False)])
+def test_no_more_are_taken_on_credit_after_a_sign_against_it(sign):
+    auto = Concurrency(0.0, rate=100.0)
+    auto.see(2.0, Seen(24, 0, False, [(8, 8 / 3)] * 3))
+    auto.see(2.1, sign)
+    reached = auto.workers
+    assert reached <= 6
+    auto.see(2.2, Seen(24, 0, False, [(8, 8 / 3)] * 3))
+    assert auto.workers == reached
+
+
+def test_a_quota_of_thousands_is_approached_at_once():
+    history = Server(latency=2.0, budget=10.0, tells=True).run(Concurrency(0.0, most=40, rate=10.0), 60)
+    assert next(now for now, workers in history if workers * 0.5 >= 0.4 * 10.0) < 7.0
+    assert max(workers for _, workers in history) <= 24
 
 
 def test_slow_stores_and_finished_work_are_no_reason_for_more():
@@ -140,18 +173,30 @@ def test_a_server_that_becomes_slower_for_all_keeps_its_workers():
 @given(
     lanes=st.integers(1, 30), latency=st.floats(0.1, 3.0), budget=st.floats(1.0, 40.0),
     burst=st.one_of(st.just(float("inf")), st.floats(2.0, 30.0)), jitter=st.lists(st.floats(-0.5, 0.5), max_size=5),
+    tells=st.booleans(),
 )
-def test_it_stays_in_its_bounds_whatever_the_server_does(lanes, latency, budget, burst, jitter):
-    server = Server(lanes=lanes, latency=latency, budget=budget, burst=burst, jitter=jitter)
+def test_it_stays_in_its_bounds_whatever_the_server_does(lanes, latency, budget, burst, jitter, tells):
+    server = Server(lanes=lanes, latency=latency, budget=budget, burst=burst, jitter=jitter, tells=tells)
     assert all(1 <= workers <= MOST for _, workers in server.run(Concurrency(0.0), 30))
 
 
-@given(st.lists(st.tuples(st.floats(0.0, 10.0), st.integers(0, 50), st.integers(0, 50), st.booleans()), max_size=80))
-def test_it_moves_by_one_up_and_at_most_a_cut_down(steps):
-    auto, now = Concurrency(0.0), 0.0
-    for pause, answered, refused, bound in steps:
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0.0, 10.0), st.integers(0, 50), st.integers(0, 50), st.booleans(),
+            st.lists(st.tuples(st.integers(1, 8), st.floats(0.0, 100.0)), max_size=4),
+        ),
+        max_size=80,
+    )
+)
+def test_it_moves_by_one_up_for_each_batch_and_at_most_a_cut_down(steps):
+    auto, now, borrowed = Concurrency(0.0), 0.0, 0
+    for pause, answered, refused, bound, ended in steps:
         now += pause
         before = auto.workers
-        auto.see(now, Seen(answered, refused, bound))
-        assert max(1, int(before * 0.6)) <= auto.workers <= before + 1
-        assert auto.workers <= before or not (bound or refused > 1)
+        auto.see(now, Seen(answered, refused, bound, ended))
+        given_back = 3 if ended else 16
+        assert min(given_back, max(1, int(before * 0.6))) <= auto.workers <= before + max(1, len(ended))
+        borrowed += max(0, auto.workers - before - 1)
+        assert auto.workers <= before or ended or not (bound or refused > 1)
+    assert borrowed <= 8

@@ -373,6 +373,17 @@ def test_a_reader_is_not_disturbed(place, store):
     reader.close()
 
 
+def test_a_store_that_was_read_can_be_opened_again_to_write(place, store):
+    again = place.store()
+    again.open(writing=False)
+    assert again.parks() == {}
+    again.close()
+    again.open()
+    start(again)
+    assert again.read("SELECT status FROM gsc_runs") == [("running",)]
+    again.close()
+
+
 def test_waiting_for_another_writer_ends_at_a_halt(sqlite_store):
     store, halt = sqlite_store, Halt()
     halt.set("enough")
