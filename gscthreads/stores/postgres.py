@@ -76,16 +76,18 @@ class _Transaction(NamedTuple):
 
 class PostgresStore(Store):
     """A store in the database that *where* names: a ``postgresql://`` URL, or a function that makes a connection of
-    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing."""
+    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing.
+    *role*: who to be there, and who owns the tables; "": the one who logs in."""
 
-    def __init__(self, where: Union[str, Connect], *, schema: str = "", label: str = "Postgres") -> None:
+    def __init__(self, where: Union[str, Connect], *, schema: str = "", role: str = "",
+                 label: str = "Postgres") -> None:
         if isinstance(where, str):
             connect, label, named = connector(where)
             schema = schema or named
         else:
             connect = where
         self._connect = connect
-        self._label, self._schema = label, check_schema(schema)
+        self._label, self._schema, self._role = label, check_schema(schema), role
         self._link = self._new_link()
         self._opened = False
         self._halt: Optional[Halt] = None
@@ -106,7 +108,7 @@ class PostgresStore(Store):
         return self._label
 
     def _new_link(self) -> Link:
-        return Link(self._connect, self._label, schema=self._schema)
+        return Link(self._connect, self._label, schema=self._schema, role=self._role)
 
     # -- open and close
 
@@ -186,7 +188,9 @@ class PostgresStore(Store):
                 self._link.commit()
 
     def quota_ledger(self) -> QuotaLedger:
-        return PostgresLedger(Link(self._connect, self.label, schema=self._link.schema, statement_timeout=30.0))
+        return PostgresLedger(Link(
+            self._connect, self.label, schema=self._link.schema, role=self._role, statement_timeout=30.0
+        ))
 
     def page_order(self) -> Mapping[str, int]:
         return self._pages

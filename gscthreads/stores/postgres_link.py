@@ -45,14 +45,18 @@ _FULL = {"53100"}
 class Link:
     """Runs statements, always inside a transaction.  One thread at a time.
 
-    *label* names the place in messages, without a password.  Every method raises StoreError, ``StoreFull`` or
+    *label* names the place in messages, without a password.  *role*: who to be in place of the one who logged in
+    (``SET ROLE``).  Every method raises StoreError, ``StoreFull`` or
     ``StoreLost``; after the latter nothing of the transaction is there, unless it came from ``commit``.
     """
 
-    def __init__(self, connect: Connect, label: str, *, schema: str = "", lock_timeout: float = 0.5,
+    def __init__(self, connect: Connect, label: str, *, schema: str = "", role: str = "", lock_timeout: float = 0.5,
                  statement_timeout: float = 600.0) -> None:
         self.label = label
         self.schema = schema
+        self.role = role
+        # For each transaction, as a pooler would give a role that was set for the session to somebody else.
+        self._become = 'SET LOCAL ROLE "{}";'.format(role.replace('"', '""')) if role else ""
         self.lock_timeout = lock_timeout
         self._connect = connect
         self._statement_timeout = statement_timeout
@@ -80,7 +84,7 @@ class Link:
         # Whoever set synchronous_commit = off accepts that commits are lost after the server has confirmed them; we go
         # on from what it has confirmed, so they must not be.
         return self.execute(
-            f"BEGIN ISOLATION LEVEL READ COMMITTED READ {self.access};"
+            f"BEGIN ISOLATION LEVEL READ COMMITTED READ {self.access}; {self._become}"
             f" SET LOCAL lock_timeout = {int(self.lock_timeout * 1000)};"
             f" SET LOCAL statement_timeout = {int(self._statement_timeout * 1000)};"
             " SET LOCAL idle_in_transaction_session_timeout = 60000;"
@@ -135,8 +139,12 @@ class Link:
     def backend(self) -> Tuple[Optional[int], Any]:
         """(process id, start) of the server process of this connection; (None, None) behind a pooler, where another
         one may serve each transaction."""
+        if self.role:  # which may not see when a process of the one who logged in was started
+            self.execute("SET LOCAL ROLE NONE")
         pid, started = self.rows("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")[0]
-        self._backend = (pid, started) if pid == self._connection.get_backend_pid() else (None, None)
+        if self.role:
+            self.execute(self._become)
+        self._backend = (pid, started) if started and pid == self._connection.get_backend_pid() else (None, None)
         return self._backend
 
     # -- the connection
@@ -159,7 +167,7 @@ class Link:
                     made.set_client_encoding("UTF8")
             if not self.schema:
                 cursor = self._connection.cursor()
-                cursor.execute("SELECT current_schema()")
+                cursor.execute(f"{self._become} SELECT current_schema()")  # one query is one transaction
                 found = cursor.fetchone()[0]
                 if found is None:
                     raise StoreError(f"{self.label}: the role has no schema to make tables in; name one: ?schema=gsc")
