@@ -152,6 +152,7 @@ class Coordinator:
         self._faults: Dict[str, int] = {}
         self._restarts = 0
         self._worked = self._lost = 0.0  # seconds of all workers, and of those that crashed
+        self._halted = False
         self._may_hold_rows = False  # the store: from the first commit of rows on, even if that one failed
 
     # -- the life of a run
@@ -242,8 +243,10 @@ class Coordinator:
         self._settle(self._outcomes.take(self._pause(), most_rows=_GROUP_ROWS))
         return True
 
-    def close(self, error: Optional[BaseException] = None) -> Result:
-        """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything."""
+    def close(self, error: Optional[BaseException] = None, *, halted: bool = False) -> Result:
+        """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything;
+        *halted*: whether a halt came before it was over."""
+        self._halted = halted
         result = self._result(error)
         discard = result.status == FAILED and not self._may_hold_rows
         try:
@@ -617,7 +620,7 @@ class Coordinator:
             self._uptime(),
             self._restarts,
             dict(sorted(self._faults.items())),
-            self._halt_seconds(status),
+            self.halt_seconds(status),
             self.most_workers,
             self._resume_at() if status == PARKED else "",
         )
@@ -625,9 +628,10 @@ class Coordinator:
     def _uptime(self) -> float:
         return round(1.0 - self._lost / self._worked, 5) if self._worked else 1.0
 
-    def _halt_seconds(self, status: str) -> Optional[float]:
+    def halt_seconds(self, status: str) -> Optional[float]:
+        """From the halt to now, when a halt ended the run: also one of which a dataset had failed or was parked."""
         set_at = self._halt.set_at
-        return round(time.monotonic() - set_at, 3) if status == HALTED and set_at is not None else None
+        return round(time.monotonic() - set_at, 3) if self._halted and status != COMPLETE and set_at is not None else None
 
     def _resume_at(self) -> str:
         """When the first of the parked sites is worth asking again."""
@@ -680,7 +684,7 @@ class Coordinator:
             self._uptime(),
             self._restarts,
             json.dumps(self._faults, sort_keys=True),
-            self._halt_seconds(status),
+            self.halt_seconds(status),
         )
 
 

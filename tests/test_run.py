@@ -264,3 +264,31 @@ def test_sites_are_served_fairly_and_one_account_keeps_one_budget(tmp_path):
         assert len(set(first)) >= 3
         assert sim.stats()["token_posts"] == 1
         assert max(sim.stats()["max_60s"]["user"].values()) == 48
+
+
+def test_a_halt_that_ends_a_run_of_which_a_site_had_failed_is_timed_too(path):
+    sites = [SITE, "sc-domain:not-ours.com"]
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1, **UNLIMITED) as sim:
+        assert copy(sim, path, 3).status == "complete"
+        sim.faults.script("hang", times=None, site=SITE)
+        config = gscthreads.SyncConfig(
+            sites=sites, store=f"sqlite:///{path}", credentials=sim.credentials(), api_root=sim.url, start=LAST,
+            end=LAST, reports=["page"], rate_limit_enabled=False,
+        )
+        run = gscthreads.Sync(config)
+        asked, ask = threading.Event(), run._outcomes.settled
+        run._outcomes.settled = lambda outcomes: (ask(outcomes), asked.set() if outcomes else None)
+        with run:
+            run.start()
+            assert asked.wait(30)  # the refusal is known
+            run.halt("enough")
+            result = run.wait(30)
+    assert result.status == "failed" and 0.0 < result.halt_seconds < 30.0
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT halt_seconds > 0 FROM gsc_runs ORDER BY 1").fetchall() == [(None,), (1,)]
+
+
+def test_a_run_that_nobody_halted_has_no_time_to_halt(sim, path):
+    assert copy(sim, path, 3).halt_seconds is None
+    sim.faults.set("forbidden_403", 1.0)
+    assert (copy(sim, path, 5).status, copy(sim, path, 5).halt_seconds) == ("failed", None)
