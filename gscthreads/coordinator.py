@@ -573,7 +573,7 @@ class Coordinator:
 
     def _settle_sites(self, listed: SitesListed) -> None:
         self._awaiting_sites = False
-        if isinstance(listed.entries, Exception):
+        if isinstance(listed.entries, BaseException):
             logger.debug("could not list the sites: %s", listed.entries)
             return
         for plan in self.plan.datasets.values():

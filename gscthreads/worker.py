@@ -43,7 +43,7 @@ class BatchEnded(NamedTuple):
 class SitesListed(NamedTuple):
     """Answer to ``list_sites``: (siteUrl, permissionLevel) of each, or the error."""
 
-    entries: Union[List[Tuple[str, str]], Exception]
+    entries: Union[List[Tuple[str, str]], BaseException]
 
 
 class Worker:
@@ -87,7 +87,7 @@ class Worker:
             self._outcomes.put(SitesListed(self._client.sites()))
         except Halted:
             return
-        except Exception as error:  # advice is all that is lost
+        except BaseException as error:  # advice is all that is lost; but the coordinator waits for the answer
             self._outcomes.put(SitesListed(error))
 
     def _fetch(self, batch: Batch, sent: List[float]) -> None:
@@ -102,11 +102,9 @@ class Worker:
                 raise Halted
             part = batch.slices[done : done + grant.calls]
             done += len(part)
-            sent.append(self._clock())
-            self._on_sent(part, sum(slice_ in batch.again for slice_ in part))
-            self._fetch_part(part, grant)
+            self._fetch_part(batch, part, grant, sent)
 
-    def _fetch_part(self, part: Sequence[Slice], grant: Grant) -> None:
+    def _fetch_part(self, batch: Batch, part: Sequence[Slice], grant: Grant, sent: List[float]) -> None:
         refused = 0
 
         def deliver(outcome: Union[Fetched, Failed]) -> None:
@@ -115,7 +113,9 @@ class Worker:
             if not self._outcomes.put(outcome):
                 raise Halted
 
-        try:
+        try:  # from here on: a grant that nobody settles would count for as long as the run lives
+            sent.append(self._clock())
+            self._on_sent(part, sum(slice_ in batch.again for slice_ in part))
             self._client.fetch(part, deliver)
         finally:
             self._quota.settle(grant, refused=refused)

@@ -16,9 +16,11 @@ from gscthreads import client, coordinator, pacific, plan, refusals, rows
 from gscthreads.errors import StoreError, Transient
 from gscthreads.halt import Halt
 from gscthreads.model import Dataset, Report, Rows, Slice, SliceKey
+from gscthreads.quota import Quota
 from gscthreads.simulator import Simulator, Site
 from gscthreads.stores.base import Acknowledged
 from gscthreads.stores.sqlite import SQLiteStore
+from gscthreads.worker import Batch, Worker
 
 SITE = "sc-domain:example.com"
 LAST = pacific.today() - dt.timedelta(days=20)
@@ -292,3 +294,23 @@ def test_a_run_that_nobody_halted_has_no_time_to_halt(sim, path):
     assert copy(sim, path, 3).halt_seconds is None
     sim.faults.set("forbidden_403", 1.0)
     assert (copy(sim, path, 5).status, copy(sim, path, 5).halt_seconds) == ("failed", None)
+
+
+def test_a_list_of_sites_that_kills_its_worker_is_not_waited_for(sim, path, monkeypatch):
+    def die(this):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(client.Client, "sites", die)
+    sim.faults.set("forbidden_403", 1.0)
+    assert copy(sim, path, 2).status == "failed"
+
+
+def test_a_worker_that_dies_with_calls_in_hand_lets_go_of_them():
+    dataset, halt = Dataset(SITE, Report("page", ("page",)), "web"), Halt()
+    outcomes = gscthreads.outcomes.Outcomes(10, halt)
+    quota = Quota(site_budget=100, user_budget=100, project_budget=100, burst=5, halt=halt)
+    dying = Worker(client=None, quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: 1 / 0)
+    dying.run(Batch(0, [Slice(dataset, SliceKey(LAST, 0))]))
+    (ended,) = outcomes.take(0.0, most_rows=1)
+    assert isinstance(ended.error, ZeroDivisionError)
+    assert not any(quota._open.values())
