@@ -671,7 +671,9 @@ class Coordinator:
     def halt_seconds(self, status: str) -> Optional[float]:
         """From the halt to now, when a halt ended the run: also one of which a dataset had failed or was parked."""
         set_at = self._halt.set_at
-        return round(time.monotonic() - set_at, 3) if self._halted and status != COMPLETE and set_at is not None else None
+        if set_at is None or not self._halted or status == COMPLETE:
+            return None
+        return round(time.monotonic() - set_at, 3)
 
     def _resume_at(self) -> str:
         """When the first of the parked sites is worth asking again."""

@@ -12,7 +12,20 @@ import collections
 import datetime as dt
 import enum
 import heapq
-from typing import AbstractSet, Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    AbstractSet,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from .backoff import Backoff, Health
 from .errors import ApiError, BadRequest, BurstQuota, Denied, LoadQuota, Unauthorized
