@@ -20,6 +20,7 @@ import requests
 
 from .body import describe_fault
 from .errors import CredentialsError, GscError, Transient
+from .halt import Halt, Halted, held_or_halted
 from .keyfile import SCOPE, SIGN_IN, checked_uri, field, path_of, read_file, seconds_until, signer_of
 from .model import Account
 from .refusals import clean
@@ -50,10 +51,11 @@ class Credentials:
     session: Optional[requests.Session] = None  #: the user's own session, which sees to authorization itself
     account = Account()  #: whose quota the requests use, as far as it is known
 
-    def authorize(self, http: requests.Session) -> Dict[str, str]:
+    def authorize(self, http: requests.Session, halt: Optional[Halt] = None) -> Dict[str, str]:
         """Headers for one API request.  A token is fetched first, through *http*, when there is none or it ends soon.
 
-        Raises CredentialsError when no token can be had, Transient when a later attempt may get one.
+        Raises CredentialsError when no token can be had, Transient when a later attempt may get one, Halted when *halt*
+        came while other threads were at it: of those that wait for a token, at most one can hang.
         """
         return {}
 
@@ -103,11 +105,11 @@ class _Callable(Credentials):
         self._get_token = get_token
         self._lock = threading.Lock()  # held during the call, as the function need not be thread-safe
 
-    def authorize(self, http: requests.Session) -> Dict[str, str]:
+    def authorize(self, http: requests.Session, halt: Optional[Halt] = None) -> Dict[str, str]:
         try:
-            with self._lock:
+            with held_or_halted(self._lock, halt or Halt()):
                 token = self._get_token()
-        except GscError:
+        except (GscError, Halted):
             raise
         except Exception as error:
             if _passes(error):
@@ -137,8 +139,8 @@ class _Held(Credentials):
         self._fault = Transient("")  # what to tell until _retry_at
         self._retry_at = -math.inf
 
-    def authorize(self, http: requests.Session) -> Dict[str, str]:
-        with self._lock:
+    def authorize(self, http: requests.Session, halt: Optional[Halt] = None) -> Dict[str, str]:
+        with held_or_halted(self._lock, halt or Halt()):
             if self._clock() >= self._renew_at:
                 self._renew(http)
             return self._headers()

@@ -62,13 +62,22 @@ class Breaker:
         self._health = Health()
         # As long as one slice's tries may take: give a short outage the time to end.
         self._patience = sum(backoff.delay(number, 1.0) for number in range(1, limit + 1))
+        self._last_strike = float("-inf")
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """What was under way is settled, one way or the other: none has failed."""
         self._strikes = 0
-        self._first_strike = self._last_strike = float("-inf")
-        self.paused_until = float("-inf")
+        self._first_strike = self.paused_until = float("-inf")
+
+    @property
+    def probing(self) -> bool:
+        """True from a pause on, until something is answered: one HTTP batch at a time is enough to find out."""
+        return self.paused_until > float("-inf")
 
     def succeeded(self) -> None:
         """Some slice was answered."""
-        self._strikes = 0
+        self.begin_anew()
         self._health.answered()
 
     def failed(self, sent_at: float, now: float, jitter: float) -> bool:

@@ -40,7 +40,7 @@ class Credentials(Protocol):
     @property
     def session(self) -> Optional[requests.Session]: ...
 
-    def authorize(self, http: requests.Session) -> Dict[str, str]: ...
+    def authorize(self, http: requests.Session, halt: Optional[Halt] = None) -> Dict[str, str]: ...
 
     def reject(self, headers: Mapping[str, str]) -> None: ...
 
@@ -236,7 +236,7 @@ class _Exchange(contextlib.ExitStack):
         session = client.session()
         self.check_halt()
         try:
-            self._token = dict(client.credentials.authorize(session))
+            self._token = dict(client.credentials.authorize(session, client.halt))
         finally:
             self.check_halt()  # also instead of what an interrupted authorize() raises
         headers = {"Accept-Encoding": "gzip", "User-Agent": client.user_agent, **self._token}

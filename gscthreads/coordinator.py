@@ -145,6 +145,8 @@ class Coordinator:
         self._per_dataset: Dict[Dataset, Counters] = {}
         self._park_reason = ""
         self._held: Dict[Dataset, str] = {}  # datasets that another run syncs -> who
+        self._proven: Dict[str, Set[Dataset]] = {}  # datasets of parked sites that were answered since, by site
+        self._struck: Set[str] = set()  # sites that did not answer an HTTP batch since something was answered
         self._parks: Dict[str, Park] = {}  # sites whose load quota is spent, as in the store
         self._dates: List[dt.date] = []
         self._waiting = ""  # written here, read by snapshots
@@ -152,6 +154,7 @@ class Coordinator:
         self._faults: Dict[str, int] = {}
         self._restarts = 0
         self._worked = self._lost = 0.0  # seconds of all workers, and of those that crashed
+        self._halted = False
         self._may_hold_rows = False  # the store: from the first commit of rows on, even if that one failed
 
     # -- the life of a run
@@ -196,12 +199,6 @@ class Coordinator:
         days = within_retention(found.days, ledger, self._today)
         newest = self._config.order == "newest"
         plan = DatasetPlan(dataset, days, max_open_days=self._config.max_open_days, newest=newest)
-        park = self._parks.get(dataset.site)
-        if park is not None and self._wall() < park.until.timestamp():
-            if self._config.wait_for_quota:
-                plan.pause(self._clock() + park.until.timestamp() - self._wall())
-            else:
-                plan.probe()  # whoever starts us now may know that the quota is back
         self._store.unstage(dataset, found.stale)
         published = [self._publish(dataset, date, None, calls, None) for date, calls in found.whole]
         return _Adopted(plan, len(days) + len(found.whole), published)
@@ -215,6 +212,19 @@ class Coordinator:
             for rows in published:
                 self._count_published(plan.dataset, rows)
             self.plan.add(plan)
+            self._mind_park(plan.dataset.site)
+
+    def _mind_park(self, site: str) -> None:
+        """A site that was parked and has not been answered since is asked when its time has come, and with care; or at
+        once, for whoever starts us too early may know that its quota is back."""
+        park = self._parks.get(site)
+        if park is None:
+            return
+        left = park.until.timestamp() - self._wall()
+        if left > 0 and self._config.wait_for_quota:
+            self.plan.gate(site).close(self._clock() + left)
+        else:
+            self.plan.gate(site).probe()
 
     def run(self) -> None:
         """Work until nothing is owed or the halt comes; then settle what is at hand for a moment."""
@@ -242,8 +252,10 @@ class Coordinator:
         self._settle(self._outcomes.take(self._pause(), most_rows=_GROUP_ROWS))
         return True
 
-    def close(self, error: Optional[BaseException] = None) -> Result:
-        """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything."""
+    def close(self, error: Optional[BaseException] = None, *, halted: bool = False) -> Result:
+        """Note the end of the run, close the store, and say what was done.  *error*: what ended it, if anything;
+        *halted*: whether a halt came before it was over."""
+        self._halted = halted
         result = self._result(error)
         discard = result.status == FAILED and not self._may_hold_rows
         try:
@@ -274,7 +286,7 @@ class Coordinator:
             return
         if self._config.workers is None:
             self._see_concurrency(now)
-        while len(self._batches) < self._most_batches():
+        while len(self._batches) < (1 if self._breaker.probing else self._most_batches()):
             slices = self.plan.lease(workers=self.workers(), out=len(self._batches), most=self._largest_batch)
             if not slices:
                 return
@@ -371,6 +383,7 @@ class Coordinator:
         """Google wants no calls for a while: note until when, and sleep that long if we are to wait."""
         now = dt.datetime.fromtimestamp(self._wall(), dt.timezone.utc)
         park = parking.next_park(error, self._parks.get(site), now)
+        self._proven.pop(site, None)
         if park != self._parks.get(site):
             self._transact(lambda: self._store.park(site, park))
             self._parks[site] = park
@@ -379,6 +392,11 @@ class Coordinator:
         doing = "waiting" if self._config.wait_for_quota else "parked"
         logger.warning("%s: %s until %s: %s", site, doing, park.until, error)
 
+    def _sleeps(self, site: str) -> bool:
+        """True while a parked site is waited for."""
+        park = self._parks.get(site)
+        return park is not None and self._config.wait_for_quota and self._wall() < park.until.timestamp()
+
     def waiting(self) -> str:
         """What the run waits for, in words; "" while it works.  Thread-safe."""
         return self._waiting
@@ -386,9 +404,13 @@ class Coordinator:
     def _what_it_waits_for(self) -> str:
         if self._batches:
             return ""
-        paused = {plan.dataset.site for plan in self.plan.datasets.values() if plan.paused and not plan.stopped}
-        words = [f"quota of {site}, until {self._parks[site].until:%Y-%m-%d %H:%M} UTC"
-                 for site in sorted(paused) if site in self._parks]
+        closed = {plan.dataset.site for plan in self.plan.datasets.values() if plan.gate.closed and not plan.stopped}
+        words = []
+        for site in sorted(closed):
+            left = self.plan.gate(site).until - self._clock()
+            until = dt.datetime.fromtimestamp(self._wall() + left, dt.timezone.utc)
+            words.append(f"quota of {site}, until {until:%Y-%m-%d %H:%M} UTC" if site in self._parks
+                         else f"{site}, until {until:%H:%M:%S} UTC, as it asked for")
         return "; ".join(words + ([str(holder) for holder in self._held.values()] if self._config.wait else []))
 
     # -- settling
@@ -416,11 +438,7 @@ class Coordinator:
         outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
         if not outcomes:
             return
-        # Not what was under way when the refusal came: only who asks after a pause learns that the quota is back.
-        answered = {
-            slice_.dataset.site for slice_, _ in outcomes
-            if slice_.dataset.site in self._parks and not self.plan.datasets[slice_.dataset].resting
-        }
+        proven, answered = self._quota_is_back({slice_.dataset for slice_, _ in outcomes})
 
         def write() -> "List[tuple[Slice, int, Optional[int], Optional[int]]]":
             acknowledged = [(slice_, rows.received, *self._persist_one(slice_, rows)) for slice_, rows in outcomes]
@@ -433,6 +451,7 @@ class Coordinator:
 
         acknowledged = self._transact(write)
         self._beat_at = self._clock()
+        self._proven = proven
         for site in answered:
             del self._parks[site]
         for slice_, received, following, published in acknowledged:
@@ -448,6 +467,24 @@ class Coordinator:
             if number is not None:
                 self._productive.add(number)
         self._breaker.succeeded()
+        self._struck.clear()
+
+    def _quota_is_back(self, datasets: Set[Dataset]) -> "tuple[Dict[str, Set[Dataset]], List[str]]":
+        """*datasets* are answered: (``_proven`` with them, the sites whose park is over).
+
+        A site's reports cost differently, so one may be answered while another is refused: the park, and with it the
+        memory of how long it has lasted, ends when all that still want something have been answered.  Not by what was
+        under way when the refusal came: only who asks after a pause learns that the quota is back.
+        """
+        proven = {site: set(found) for site, found in self._proven.items()}
+        for dataset in datasets:
+            if dataset.site in self._parks and not self.plan.datasets[dataset].resting:
+                proven.setdefault(dataset.site, set()).add(dataset)
+        over = [
+            site for site, found in proven.items()
+            if all(plan.dataset in found or not plan.unfinished for plan in self.plan.of_site(site))
+        ]
+        return {site: found for site, found in proven.items() if site not in over}, over
 
     def _transact(self, work: Callable[[], T]) -> T:
         """Do *work* in a transaction; once more when the store lost that, so *work* changes nothing but the store."""
@@ -545,17 +582,23 @@ class Coordinator:
         if ended.error is not None:
             self._restarts += 1
             self._lost += ended.seconds
+        for slice_ in ended.unsent:
+            del self._batch_of[slice_]
+            self.plan.datasets[slice_.dataset].release(slice_.key)
         for slice_ in batch.slices:
             if self._batch_of.get(slice_) == number:  # the worker ended without a word about it
                 words = f"the worker died: {type(ended.error).__name__}: {ended.error}"
                 self._settle_failed(Failed(slice_, Transient(words, reason="workerDied")))
         if productive:
-            self._ended.setdefault(batch.site, []).append((len(batch.slices), ended.seconds))
+            self._ended.setdefault(batch.site, []).append((len(batch.slices) - len(ended.unsent), ended.seconds))
         if productive or ended.sent_at is None or not isinstance(error, (Transient, Unauthorized)):
             return
+        self._struck.add(batch.site)
         if self._breaker.failed(ended.sent_at, self._clock(), self._jitter()):
             logger.error("giving up: %s", error)
-            self.plan.give_up(error)
+            self.plan.give_up(error, {site for site in self._struck if not self._sleeps(site)})
+            self._struck.clear()  # the other sites have not been asked, or may find the service well when they wake
+            self._breaker.begin_anew()
 
     # -- sites that Google refuses
 
@@ -570,7 +613,7 @@ class Coordinator:
 
     def _settle_sites(self, listed: SitesListed) -> None:
         self._awaiting_sites = False
-        if isinstance(listed.entries, Exception):
+        if isinstance(listed.entries, BaseException):
             logger.debug("could not list the sites: %s", listed.entries)
             return
         for plan in self.plan.datasets.values():
@@ -617,7 +660,7 @@ class Coordinator:
             self._uptime(),
             self._restarts,
             dict(sorted(self._faults.items())),
-            self._halt_seconds(status),
+            self.halt_seconds(status),
             self.most_workers,
             self._resume_at() if status == PARKED else "",
         )
@@ -625,9 +668,12 @@ class Coordinator:
     def _uptime(self) -> float:
         return round(1.0 - self._lost / self._worked, 5) if self._worked else 1.0
 
-    def _halt_seconds(self, status: str) -> Optional[float]:
+    def halt_seconds(self, status: str) -> Optional[float]:
+        """From the halt to now, when a halt ended the run: also one of which a dataset had failed or was parked."""
         set_at = self._halt.set_at
-        return round(time.monotonic() - set_at, 3) if status == HALTED and set_at is not None else None
+        if set_at is None or not self._halted or status == COMPLETE:
+            return None
+        return round(time.monotonic() - set_at, 3)
 
     def _resume_at(self) -> str:
         """When the first of the parked sites is worth asking again."""
@@ -680,7 +726,7 @@ class Coordinator:
             self._uptime(),
             self._restarts,
             json.dumps(self._faults, sort_keys=True),
-            self._halt_seconds(status),
+            self.halt_seconds(status),
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 
 class Halted(Exception):
@@ -78,6 +79,21 @@ def put_or_halt(items: "queue.Queue[Any]", item: Any, halt: Halt, *, tick: float
         except queue.Full:
             continue
     return False
+
+
+@contextlib.contextmanager
+def held_or_halted(lock: Any, halt: Halt, *, tick: float = 0.1) -> Iterator[None]:
+    """Hold *lock*, which others may hold for long.  Halted, and not held, when *halt* comes first (noticed within
+    *tick* s) or has come: who has waited long must not begin what would keep it longer."""
+    while not lock.acquire(timeout=tick):
+        if halt.is_set():
+            raise Halted(halt.reason)
+    try:
+        if halt.is_set():
+            raise Halted(halt.reason)
+        yield
+    finally:
+        lock.release()
 
 
 def get_or_none(items: "queue.Queue[Any]", seconds: float) -> Optional[Any]:

@@ -12,11 +12,26 @@ import collections
 import datetime as dt
 import enum
 import heapq
-from typing import Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import (
+    AbstractSet,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from .backoff import Backoff, Health
 from .errors import ApiError, BadRequest, BurstQuota, Denied, LoadQuota, Unauthorized
+from .gate import Gate, site_pause
 from .model import ROW_LIMIT, Dataset, Slice, SliceKey
+from .refusals import MAX_RETRY_AFTER
 from .stores.base import FINAL, Acknowledged, DayRecord
 
 #: Rows after which a day is called endless; Google shows at most 50,000 a day and search type (gsc-api.md 2.7).
@@ -32,7 +47,8 @@ _EARLY_LEASES = 2
 #: Times its share that a slice may at most fail while chance explains it.
 _PATIENCE = 10
 
-#: Refusals for quota after which a site is parked although each would pass: the limit is not what we were told.
+#: Refusals for quota, of one slice or with a pause for the whole site, after which a site is parked although each would
+#: pass: the limit is not what we were told.
 _MOST_REFUSALS = 12
 
 
@@ -193,6 +209,7 @@ class DatasetPlan:
         self.failed_days: Dict[dt.date, ApiError] = {}
         self.error: Optional[ApiError] = None  # ends the dataset
         self.parked: Optional[ApiError] = None  # ends it for this run
+        self.gate = Gate()  # its site's, once it is part of a plan
         self._max_open_days = max_open_days
         self._newest = newest
         self._waiting: Deque[dt.date] = collections.deque()  # days not begun, in order
@@ -205,8 +222,6 @@ class DatasetPlan:
         self._first_slices_in_flight = 0
         self._slices_seen = self._rows_seen = 0
         self._days_seen = self._long_days = 0  # days whose first slice was answered; those that go on after it
-        self._paused_until = float("-inf")
-        self._probing = False  # one slice at a time, until one is answered
         for day in sorted(days, key=lambda day: self._rank(day.date)):
             if day.calls:
                 self._open[day.date] = day.calls
@@ -248,10 +263,7 @@ class DatasetPlan:
 
     def available(self) -> int:
         """Slices that may be leased now."""
-        if self.stopped or self._paused_until > float("-inf"):
-            return 0
-        count = len(self._ready) + self._new_days() + len(self._late)
-        return min(count, 0 if self._in_flight else 1) if self._probing else count
+        return 0 if self.stopped else self.gate.admits(len(self._ready) + self._new_days() + len(self._late))
 
     def _new_days(self) -> int:
         """Days that may be begun now."""
@@ -284,6 +296,7 @@ class DatasetPlan:
         slot.move(SliceState.LEASED)
         slot.leases += 1
         self._in_flight += 1
+        self.gate.in_flight += 1
         if slot.key.start_row == 0:
             self._first_slices_in_flight += 1
         return Slice(self.dataset, slot.key)
@@ -293,35 +306,19 @@ class DatasetPlan:
         return self._slots[key].leases
 
     def wake(self, now: float) -> None:
-        """Make the delayed slices that are due ready; end a pause that is over."""
-        if self._paused_until <= now:
-            self._paused_until = float("-inf")
+        """Make the delayed slices that are due ready."""
         while self._delayed and self._delayed[0][0] <= now:
             self._push(heapq.heappop(self._delayed)[3])
 
-    def pause(self, until: float) -> None:
-        """Lease nothing before *until*; then go on carefully, see ``probe``."""
-        self._paused_until = max(until, self._paused_until)
-        self.probe()
-
-    def probe(self) -> None:
-        """Lease one slice at a time until one is answered: it may be too early."""
-        self._probing = True
-
-    @property
-    def paused(self) -> bool:
-        """True while a pause goes on (as far as ``wake`` has been told)."""
-        return self._paused_until > float("-inf")
-
     @property
     def resting(self) -> bool:
-        """True when its site is parked, for the rest of this run or until a pause is over."""
-        return self.parked is not None or self.paused
+        """True when its site is left alone, for the rest of this run or for a while."""
+        return self.parked is not None or self.gate.closed
 
     def next_due(self) -> Optional[float]:
         if self.stopped:
             return None
-        dues = [self._paused_until] if self.paused else [entry[0] for entry in self._delayed[:1]]
+        dues = [self.gate.until] if self.gate.closed else [entry[0] for entry in self._delayed[:1]]
         return dues[0] if dues else None
 
     # -- outcomes
@@ -331,7 +328,7 @@ class DatasetPlan:
         slot = self._slots.get(key)
         if slot is None or slot.state is not SliceState.LEASED:
             return False
-        self._probing = False
+        self.gate.answered()
         self._landed(slot, SliceState.FETCHED)
         return True
 
@@ -385,6 +382,7 @@ class DatasetPlan:
     def _landed(self, slot: _Slot, state: SliceState) -> None:
         slot.move(state)
         self._in_flight -= 1
+        self.gate.in_flight -= 1
         if slot.key.start_row == 0:
             self._first_slices_in_flight -= 1
 
@@ -410,6 +408,7 @@ class Plan:
         self._backoff = backoff
         self._sites: Deque[str] = collections.deque()  # in turn
         self._of_site: Dict[str, Deque[DatasetPlan]] = {}
+        self._gates: Dict[str, Gate] = {}
 
     def add(self, plan: DatasetPlan) -> None:
         self.datasets[plan.dataset] = plan
@@ -418,13 +417,20 @@ class Plan:
             self._sites.append(site)
             self._of_site[site] = collections.deque()
         self._of_site[site].append(plan)
+        plan.gate = self.gate(site)
+
+    def gate(self, site: str) -> Gate:
+        """Whether *site* may be asked now: one for all its datasets."""
+        return self._gates.setdefault(site, Gate())
 
     @property
     def finished(self) -> bool:
         return not any(plan.unfinished for plan in self.datasets.values())
 
     def wake(self, now: float) -> None:
-        """Make the delayed slices that are due ready."""
+        """Make the delayed slices that are due ready; end the pauses that are over."""
+        for gate in self._gates.values():
+            gate.wake(now)
         for plan in self.datasets.values():
             plan.wake(now)
 
@@ -500,7 +506,11 @@ class Plan:
                 return self._end(plan, key, error)
             # Perhaps the batch as such is refused (too large, say): what each slice gets alone will tell.
             slot.disruptions = max(slot.disruptions, _SOLO_AFTER - 1)
-        if isinstance(error, LoadQuota):
+        pause = site_pause(error)
+        if pause:
+            plan.gate.close(now + pause)
+        for_long = pause >= MAX_RETRY_AFTER or plan.gate.in_vain >= _MOST_REFUSALS
+        if isinstance(error, LoadQuota) or isinstance(error, BurstQuota) and for_long:
             return self._park(slice_, error)
         wait = self._count(slot, error, alone, jitter)
         if wait is None:
@@ -558,13 +568,14 @@ class Plan:
         """Instead of ending a parked site for this run, go on with it at *until*."""
         for plan in self._of_site[site]:
             plan.parked = None
-            plan.pause(until)
+        self.gate(site).close(until)
 
-    def give_up(self, error: ApiError) -> None:
-        """The service is down: end every dataset that still owes something."""
-        for plan in self.datasets.values():
-            if plan.unfinished:
-                plan.error = plan.error or error
+    def give_up(self, error: ApiError, sites: AbstractSet[str]) -> None:
+        """The service is down for *sites*: end their datasets that still owe something."""
+        for site in sites:
+            for plan in self._of_site[site]:
+                if plan.unfinished:
+                    plan.error = plan.error or error
 
     def totals(self) -> Tuple[int, int, int]:
         """(days owed at the start, days published, slices in flight)."""

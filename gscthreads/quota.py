@@ -39,6 +39,9 @@ ORPHANED, RENEWED = 30.0, 10.0
 #: Calls leave the log in steps of so many seconds, which keeps it short.
 _STEP = 0.25
 
+#: Seconds by which the ledger's clock may run ahead of ours between two looks; more is a clock that was set.
+_AHEAD = 5.0
+
 #: Seconds between looks while something unpredictable is waited for (an answer, our turn).
 _LOOK = 0.05
 
@@ -180,6 +183,18 @@ class TokenBucket:
         self._occupied -= calls
         self._level = min(float(self.burst), self._level + calls)
 
+    def clock_was_set(self, seconds: float, before: float) -> None:
+        """The clock by which we are told the time was put forward by *seconds*, after it had shown *before*.
+
+        Else the log would be empty at once, although the server still counts what is in it.  Not twice: whoever else
+        has noticed has moved everything already.
+        """
+        if self._refilled_at is None or self._refilled_at > before + _AHEAD:
+            return
+        self._refilled_at += seconds
+        self._leaving = collections.deque((at + seconds, calls) for at, calls in self._leaving)
+        self._open = {grant: (calls, at + seconds) for grant, (calls, at) in self._open.items()}
+
     def used(self, now: float) -> int:
         """Calls that the server may count in its window now, at most."""
         self._advance(now)
@@ -249,8 +264,9 @@ class Quota:
         self._account = account
         self._enabled = enabled
         self._clock = clock
-        self._turn = threading.Lock()  # guards the ledger, which may wait for other processes and for a server
+        self._turn = threading.Lock()  # guards _looked and the ledger, which may wait for others
         self._ledger: QuotaLedger = ledger or LocalLedger(clock)
+        self._looked: Dict[str, Tuple[float, float]] = {}  # key -> when we last looked, by our clock and the ledger's
         self._lock = threading.Lock()  # guards everything below, for a moment; may be taken while holding _turn
         self._closed = threading.Event()
         self._name = uuid.uuid4().hex[:12]
@@ -432,6 +448,8 @@ class Quota:
 
         def on_states(states: States, now: float) -> T:
             buckets = [TokenBucket(self._budgets[kind], self._burst, states[key]) for kind, key in keys.items()]
+            for key, bucket in zip(keys.values(), buckets):
+                self._mind_clock(key, bucket, now)
             found = change(buckets, now)
             for key, bucket in zip(keys.values(), buckets):
                 states[key] = bucket.state()
@@ -439,6 +457,15 @@ class Quota:
             return found
 
         return self._ledger.update(list(keys.values()), on_states)
+
+    def _mind_clock(self, key: str, bucket: TokenBucket, now: float) -> None:
+        """Some ledgers have a server's wall clock, which may be set; ours is monotonic, and tells."""
+        here = self._clock()
+        looked_here, looked = self._looked.get(key, (here, now))
+        self._looked[key] = here, now
+        expected = looked + (here - looked_here)
+        if now > expected + _AHEAD:
+            bucket.clock_was_set(now - expected, expected)
 
     def _see(self, site: str, buckets: List[TokenBucket], now: float) -> None:
         with self._lock:

@@ -34,6 +34,7 @@ from .errors import ConfigError, GscError, LeaseLost, StoreFull, StoreLocked, St
 from .figures import RUNNING, Counters, Result, Snapshot
 from .halt import Halt, Halted
 from .outcomes import Outcomes
+from .pool import LooseThreadPool
 from .quota import Quota
 from .rows import make_decoder
 from .sockets import SocketRegistry
@@ -189,10 +190,12 @@ class Sync:
                 self._coordinator = coordinator
                 stack.callback(client.close)
                 self._drive(coordinator)
-                self._halt.set(str(self._error) if self._error else "the run is over")
+                by_itself = self._halt.set(str(self._error) if self._error else "the run is over")
                 threads.end(_GRACE)
                 self._quota.close()
-                self._result = coordinator.close(self._error)
+                result = self._result = coordinator.close(self._error, halted=not by_itself)
+            # Here, at the very end: what closing took belongs to it.
+            self._result = dataclasses.replace(result, halt_seconds=coordinator.halt_seconds(result.status))
         except BaseException as caught:
             logger.exception("the run broke off")
             self._error = self._error or caught
@@ -262,15 +265,16 @@ class Sync:
 class _Threads:
     """The worker threads, and a watch for the interpreter's exit.
 
-    The interpreter waits for pool threads before daemon threads learn anything; but from the moment it exits, every
-    executor refuses work.  So a refused no-op means: halt, and let the workers go.
+    From the moment the interpreter exits, every executor refuses work, while it may go on waiting for other people's
+    threads.  So a refused no-op means: halt.  Nobody waits for a worker that hangs where no halt reaches it.
     """
 
     def __init__(self, workers: int, halt: Halt) -> None:
         self._halt = halt
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix=f"{__name__}-worker")
+        self._pool = LooseThreadPool(workers, thread_name_prefix=f"{__name__}-worker")
         self._canary = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"{__name__}-canary")
         self._running: "set[concurrent.futures.Future[Any]]" = set()
+        self._over = False
         self._watch = threading.Thread(target=self._watch_interpreter, name=f"{__name__}-watch", daemon=True)
         self._watch.start()
 
@@ -290,13 +294,17 @@ class _Threads:
                 self._halt.set("interpreter exit")
 
     def end(self, seconds: float) -> None:
-        """After a halt: let the threads end; wait at most *seconds* for those at work.  Twice is fine."""
+        """After a halt: let the threads end; wait at most *seconds* for those at work.  Twice is fine: who did not let
+        go the first time is not waited for again."""
+        if self._over:
+            return
+        self._over = True
         self._halt.set("the run is over")
-        waiting = concurrent.futures.wait(self._running, timeout=seconds).not_done
-        if waiting:
-            logger.warning("%d workers did not let go; they end by themselves", len(waiting))
-        self._running = set()
-        self._pool.shutdown(wait=not waiting)
+        begun = {each for each in self._running if not each.cancel()}  # the others would find nothing but the halt
+        left = concurrent.futures.wait(begun, timeout=seconds).not_done
+        if left:
+            logger.warning("%d workers did not let go; they end by themselves", len(left))
+        self._pool.shutdown(wait=not left)
         self._watch.join()
         self._canary.shutdown(wait=True)
 

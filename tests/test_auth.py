@@ -104,13 +104,20 @@ class CountingLock:
 
     def __init__(self, lock, number):
         self.lock = lock
-        self.missing = number
+        self.number = number
+        self.waiting = set()  # threads
         self.all_here = threading.Event()
 
-    def __enter__(self):
-        self.missing -= 1  # under the GIL, and the event is only a start signal
-        if self.missing <= 0:
+    def acquire(self, timeout):
+        self.waiting.add(threading.get_ident())  # under the GIL, and the event is only a start signal
+        if len(self.waiting) >= self.number:
             self.all_here.set()
+        return self.lock.acquire(timeout=timeout)
+
+    def release(self):
+        self.lock.release()
+
+    def __enter__(self):
         return self.lock.__enter__()
 
     def __exit__(self, *args):

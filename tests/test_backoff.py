@@ -163,3 +163,24 @@ def test_a_service_that_stops_answering_is_given_up_although_it_was_shaky_before
         strikes += 1
         assert strikes < 60
     assert strikes >= 15  # 0.5 ** 16 > 1e-5
+
+
+def test_after_a_pause_one_batch_at_a_time_finds_out():
+    breaker = Breaker(9, Backoff(1.0, 10.0))
+    breaker.failed(0.0, 0.0, 1.0)
+    assert not breaker.probing
+    breaker.failed(0.0, 0.5, 1.0)
+    assert breaker.probing and breaker.paused_until == 1.5
+    breaker.failed(2.0, 2.5, 1.0)
+    assert breaker.probing
+    breaker.succeeded()
+    assert not breaker.probing and breaker.paused_until < 0.0
+
+
+def test_who_begins_anew_has_no_strikes():
+    breaker = Breaker(2, Backoff(0.0, 0.0))
+    breaker.failed(0.0, 0.0, 1.0)
+    assert breaker.failed(1.0, 1.0, 1.0)
+    breaker.begin_anew()
+    assert not breaker.failed(2.0, 2.0, 1.0)
+    assert breaker.failed(3.0, 3.0, 1.0)

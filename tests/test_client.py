@@ -61,7 +61,7 @@ class Tokens:
         self.fault = fault
         self.rejected = []
 
-    def authorize(self, http):
+    def authorize(self, http, halt=None):
         if self.fault:
             raise self.fault
         return {"Authorization": f"Bearer {TOKEN}"}
@@ -328,7 +328,7 @@ class TestRequests:
             tokens = Tokens()
             tokens.session = session
             session.headers["Authorization"] = "Bearer own"
-            tokens.authorize = lambda http: {}
+            tokens.authorize = lambda http, halt=None: {}
             with serving(answer, tokens=tokens) as (server, bench):
                 assert bench.client.session() is session
                 assert rows_of(bench.fetch(slices(1))[0]) == EXPECTED[0]
@@ -735,7 +735,7 @@ class TestRefusals:
 
     def test_a_broken_token_is_not_shown(self):
         tokens = Tokens()
-        tokens.authorize = lambda http: {"Authorization": f"Bearer {TOKEN}\r\nX: y"}
+        tokens.authorize = lambda http, halt=None: {"Authorization": f"Bearer {TOKEN}\r\nX: y"}
         with serving(answer, tokens=tokens) as (server, bench):
             (outcome,) = bench.fetch(slices(1))
             assert type(outcome.error) is BadRequest and TOKEN not in str(outcome.error)
@@ -908,7 +908,7 @@ class TestHalt:
             tokens = Tokens()
             with serving(answer, tokens=tokens) as (server, bench):
 
-                def authorize(http):
+                def authorize(http, halt=None):
                     bench.halt.set("now")
                     if fault:
                         raise fault

@@ -235,6 +235,19 @@ def test_an_unwaited_run_does_not_block_the_interpreters_exit(tmp_path, path):
         assert subprocess.run(values, cwd=ROOT, timeout=20).returncode == 0
 
 
+def test_not_even_a_run_that_hangs_where_nothing_reaches_it_blocks_the_interpreters_exit(path):
+    code = (
+        "import socket, threading, gscthreads\n"
+        "hangs = threading.Event()\n"
+        "socket.getaddrinfo = lambda *values, **options: (hangs.set(), threading.Event().wait())\n"
+        f"config = gscthreads.SyncConfig(sites=[{SITE!r}], store='sqlite:///{path}', start='-30d',"
+        " credentials=lambda: 'token', api_root='https://nowhere.invalid')\n"
+        "run = gscthreads.Sync(config).start()\n"
+        "assert hangs.wait(20)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0
+
+
 def test_a_refused_site_fails_alone_and_is_told_what_was_meant(path):
     sites = [Site(SITE, rows_per_day=20), Site("https://www.example.org/", rows_per_day=20)]
     with Simulator(sites=sites, seed=1, **UNLIMITED) as sim:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gscthreads.backoff import Backoff
 from gscthreads.errors import BadRequest, BurstQuota, DailyQuota, Denied, LoadQuota, Transient, Unauthorized
+from gscthreads.refusals import MAX_RETRY_AFTER
 from gscthreads.model import Dataset, Report, Slice, SliceKey
 from gscthreads.plan import DatasetPlan, OwedDay, Plan, Verdict, batch_share, next_start_row, owed
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, DayRecord
@@ -212,6 +213,50 @@ def test_retry_after_is_kept():
     (slice_,) = lease(plan)
     fail(plan, slice_, Transient("x", retry_after=33.0), now=5.0)
     assert plan.next_due() == 38.0
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("error", [BurstQuota("QPS", status=403, retry_after=30.0),
+                                   Transient("down", status=503, retry_after=30.0)])
+def test_retry_after_holds_the_whole_site_and_no_other_and_then_one_slice_asks(error, alone):
+    plan = make(PAGE, QUERY, OTHER, days=4, batch_size=4)
+    batch = lease(plan)
+    assert {slice_.dataset for slice_ in batch} == {PAGE, QUERY}
+    fail(plan, batch[0], error, alone=alone, now=100.0, jitter=0.0)
+    plan.wake(129.9)
+    assert {slice_.dataset for slice_ in lease(plan)} == {OTHER}
+    assert plan.next_due() == 130.0
+    for slice_ in batch[1:]:
+        plan.datasets[slice_.dataset].release(slice_.key)
+    plan.wake(130.0)
+    (probe,) = lease(plan)
+    assert lease(plan) == []
+    finish(plan, probe, 1)
+    assert len(lease(plan)) > 1
+
+
+def test_a_refusal_for_speed_that_asks_for_as_long_as_a_spent_quota_is_one():
+    plan = make(PAGE, QUERY, days=2)
+    (slice_, *_) = lease(plan)
+    assert fail(plan, slice_, BurstQuota("QPS", status=429, retry_after=MAX_RETRY_AFTER)) is Verdict.PARKED
+    assert plan.datasets[PAGE].parked and plan.datasets[QUERY].parked
+    plan = make(days=2)
+    (slice_, *_) = lease(plan)
+    assert fail(plan, slice_, Transient("down", status=503, retry_after=MAX_RETRY_AFTER)) is Verdict.RETRY
+
+
+def test_a_site_that_asks_for_patience_again_and_again_is_parked_whichever_slices_asked():
+    plan, now = make(PAGE, QUERY, days=20), 0.0
+    verdicts = []
+    while not plan.datasets[PAGE].parked:
+        slice_, *others = lease(plan)
+        assert not verdicts or not others
+        for other in others:
+            plan.datasets[other.dataset].release(other.key)
+        verdicts.append(fail(plan, slice_, BurstQuota("QPS", retry_after=60.0), now=now))
+        now += 60.0
+        plan.wake(now)
+    assert verdicts == [Verdict.RETRY] * 11 + [Verdict.PARKED]
 
 
 def test_faults_of_whole_batches_send_a_slice_alone_before_they_count():
@@ -648,10 +693,17 @@ def test_giving_up_ends_only_what_is_unfinished():
     (done,) = lease(plan)
     finish(plan, done, 1)
     error = Transient("down")
-    plan.give_up(error)
+    plan.give_up(error, {PAGE.site, OTHER.site})
     assert plan.finished
     assert [plan.datasets[each].error for each in (PAGE, OTHER)] == (
         [None, error] if done.dataset == PAGE else [error, None])
+
+
+def test_giving_up_ends_only_the_sites_that_were_asked():
+    plan = make(PAGE, OTHER, days=1)
+    error = Transient("down")
+    plan.give_up(error, {PAGE.site})
+    assert [plan.datasets[each].error for each in (PAGE, OTHER)] == [error, None]
 
 
 def test_delays_grow_with_the_attempts_and_the_jitter_is_full():
@@ -686,7 +738,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.staged = {dataset: {} for dataset in (PAGE, QUERY, OTHER)}
         self.published = {dataset: set() for dataset in self.staged}
         self.acknowledged, self.calls, self.undisturbed = [], [], True
-        self.leased = []
+        self.leased, self.most_in_flight = [], 0
         self.make_plan()
 
     def make_plan(self):
@@ -709,6 +761,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         assert not set(batch) & set(self.acknowledged)
         self.leased += batch
         self.calls += batch
+        self.most_in_flight = max(self.most_in_flight, *(plan.in_flight for plan in self.plan.datasets.values()))
 
     @precondition(lambda self: self.leased)
     @rule(data=st.data())
@@ -758,7 +811,8 @@ class AnyInterleaving(RuleBasedStateMachine):
     def open_days_are_limited(self):
         if self.undisturbed:
             for plan in self.plan.datasets.values():
-                assert plan.open_days <= self.max_open_days
+                # How long the days under way are is only guessed (docs/architecture.md): all of them may be long.
+                assert plan.open_days < self.max_open_days + max(1, self.most_in_flight)
 
     def teardown(self):
         if not hasattr(self, "plan"):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gscthreads.halt import Halt
 from gscthreads.errors import StoreLocked
-from gscthreads.quota import LocalLedger, Quota, TokenBucket
+from gscthreads.quota import Grant, LocalLedger, Quota, TokenBucket
 
 
 class Taken(NamedTuple):
@@ -561,3 +561,59 @@ def test_a_quota_that_was_closed_grants_from_a_ledger_of_its_own():
     quota = make(clock, ledger=Closing(clock))
     quota.close()
     assert closed and quota.acquire("a", 5).calls == 5
+
+
+def set_clock_pair():
+    """(our clock, a ledger whose wall clock runs alike until it is set)."""
+    clock, wall = Clock(), Clock()
+
+    def pass_time(seconds):
+        clock.now += seconds
+        wall.now += seconds
+
+    return clock, wall, pass_time, LocalLedger(wall)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_servers_clock_that_is_put_forward_empties_no_log_and_moves_it_once(processes):
+    clock, wall, pass_time, ledger = set_clock_pair()
+    runs = [make(clock, ledger=ledger, site_budget=60, user_budget=600, burst=10) for _ in range(processes)]
+    open_grants = [run.acquire("a", 1) for run in runs]
+    answered = runs[0].acquire("a", 5)
+    pass_time(1.0)
+    runs[0].settle(answered)
+    wall.now += 3600.0
+    pass_time(1.0)
+    for run in runs:
+        run._update("a", lambda buckets, now: None)
+
+    def used():
+        return runs[0]._update("a", lambda buckets, now: buckets[0].used(now))
+
+    assert used() == processes + 5
+    pass_time(57.0)
+    assert used() == processes + 5  # 59 seconds after the answer
+    pass_time(3.0)
+    assert used() == processes
+    for run, grant in zip(runs, open_grants):
+        run.settle(grant)
+    pass_time(61.0)
+    assert used() == 0
+
+
+def test_a_servers_clock_that_is_put_forward_brings_no_calls():
+    clock, wall, pass_time, ledger = set_clock_pair()
+    quota = make(clock, ledger=ledger, site_budget=60, user_budget=600, burst=10)
+    while isinstance(quota._try("a", 10), Grant):
+        pass
+    before = quota._try("a", 10)
+    wall.now += 3600.0
+    assert quota._try("a", 10) == pytest.approx(before)
+
+
+def test_a_long_rest_is_no_clock_that_was_set():
+    clock, wall, pass_time, ledger = set_clock_pair()
+    quota = make(clock, ledger=ledger, site_budget=60, user_budget=600, burst=10)
+    quota.settle(quota.acquire("a", 10))
+    pass_time(3600.0)
+    assert quota._update("a", lambda buckets, now: buckets[0].used(now)) == 0

@@ -13,12 +13,15 @@ import requests
 
 import gscthreads
 from gscthreads import client, coordinator, pacific, plan, refusals, rows
-from gscthreads.errors import StoreError, Transient
+from gscthreads.errors import BurstQuota, StoreError, Transient
 from gscthreads.halt import Halt
-from gscthreads.model import Dataset, Report, Rows, Slice, SliceKey
+from gscthreads.model import Dataset, Failed, Fetched, Report, Rows, Slice, SliceKey
+from gscthreads.outcomes import Outcomes
+from gscthreads.quota import Quota
 from gscthreads.simulator import Simulator, Site
 from gscthreads.stores.base import Acknowledged
 from gscthreads.stores.sqlite import SQLiteStore
+from gscthreads.worker import Batch, BatchEnded, Worker
 
 SITE = "sc-domain:example.com"
 LAST = pacific.today() - dt.timedelta(days=20)
@@ -264,3 +267,84 @@ def test_sites_are_served_fairly_and_one_account_keeps_one_budget(tmp_path):
         assert len(set(first)) >= 3
         assert sim.stats()["token_posts"] == 1
         assert max(sim.stats()["max_60s"]["user"].values()) == 48
+
+
+def test_a_halt_that_ends_a_run_of_which_a_site_had_failed_is_timed_too(path):
+    sites = [SITE, "sc-domain:not-ours.com"]
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1, **UNLIMITED) as sim:
+        assert copy(sim, path, 3).status == "complete"
+        sim.faults.script("hang", times=None, site=SITE)
+        config = gscthreads.SyncConfig(
+            sites=sites, store=f"sqlite:///{path}", credentials=sim.credentials(), api_root=sim.url, start=LAST,
+            end=LAST, reports=["page"], rate_limit_enabled=False,
+        )
+        run = gscthreads.Sync(config)
+        asked, ask = threading.Event(), run._outcomes.settled
+        run._outcomes.settled = lambda outcomes: (ask(outcomes), asked.set() if outcomes else None)
+        with run:
+            run.start()
+            assert asked.wait(30)  # the refusal is known
+            run.halt("enough")
+            result = run.wait(30)
+    assert result.status == "failed" and 0.0 < result.halt_seconds < 30.0
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT halt_seconds > 0 FROM gsc_runs ORDER BY 1").fetchall() == [(None,), (1,)]
+
+
+def test_a_run_that_nobody_halted_has_no_time_to_halt(sim, path):
+    assert copy(sim, path, 3).halt_seconds is None
+    sim.faults.set("forbidden_403", 1.0)
+    assert (copy(sim, path, 5).status, copy(sim, path, 5).halt_seconds) == ("failed", None)
+
+
+def test_a_list_of_sites_that_kills_its_worker_is_not_waited_for(sim, path, monkeypatch):
+    def die(this):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(client.Client, "sites", die)
+    sim.faults.set("forbidden_403", 1.0)
+    assert copy(sim, path, 2).status == "failed"
+
+
+def test_a_worker_that_dies_with_calls_in_hand_lets_go_of_them():
+    dataset, halt = Dataset(SITE, Report("page", ("page",)), "web"), Halt()
+    outcomes = Outcomes(10, halt)
+    quota = Quota(site_budget=100, user_budget=100, project_budget=100, burst=5, halt=halt)
+    dying = Worker(client=None, quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: 1 / 0)
+    dying.run(Batch(0, [Slice(dataset, SliceKey(LAST, 0))]))
+    (ended,) = outcomes.take(0.0, most_rows=1)
+    assert isinstance(ended.error, ZeroDivisionError)
+    assert not any(quota._open.values())
+
+
+@pytest.mark.parametrize("moment", ["between parts", "while waiting"])
+def test_what_waits_for_its_quota_while_the_site_closes_is_given_back_unsent(moment):
+    dataset, halt, sent = Dataset(SITE, Report("page", ("page",)), "web"), Halt(), []
+    outcomes, now = Outcomes(10, halt), [0.0]
+    slices = [Slice(dataset, SliceKey(LAST - dt.timedelta(days=number), 0)) for number in range(3)]
+    refusal = BurstQuota("QPS", status=403, retry_after=30.0)
+
+    class OneByOne(Quota):
+        def acquire(self, site, calls):
+            if sent and moment == "while waiting":
+                worker._closed_until[SITE] = 30.0
+            return super().acquire(site, 1)
+
+    class Refusing:
+        def fetch(self, part, deliver):
+            sent.extend(part)
+            deliver(Failed(part[0], refusal) if moment == "between parts" else Fetched(part[0], Rows(0, 0, [])))
+
+    quota = OneByOne(site_budget=100, user_budget=100, project_budget=100, burst=5, halt=halt)
+    worker = Worker(client=Refusing(), quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: None,
+                    clock=lambda: now[0])
+    worker.run(Batch(0, slices))
+    assert sent == slices[:1]
+    assert outcomes.take(0.0, most_rows=1)[-1].unsent == slices[1:]
+    assert quota.sent_last_minute() == 1 and not any(quota._open.values())
+    worker.run(Batch(1, slices[1:]))  # one that was leased before the coordinator knew
+    assert outcomes.take(0.0, most_rows=1)[-1] == BatchEnded(Batch(1, slices[1:]), unsent=slices[1:])
+    now[0] = 30.0
+    sent.clear()
+    worker.run(Batch(2, slices[:1]))
+    assert sent == slices[:1]

@@ -19,6 +19,7 @@ import pytest
 import gscthreads
 from gscthreads import pacific, parking
 from gscthreads.client import Client
+from gscthreads.coordinator import Coordinator
 from gscthreads.errors import StoreLocked
 from gscthreads.halt import Halt
 from gscthreads.quota import Quota
@@ -431,6 +432,108 @@ def test_a_spent_load_quota_parks_for_15_minutes_then_until_the_next_pacific_day
     done = run(sim, path)
     assert (done.status, done.days, done.resume_at) == ("complete", 20, "")
     assert query(path, "SELECT * FROM gsc_park") == []
+
+
+def test_who_asks_too_early_makes_one_call_however_many_reports_there_are(sim, path):
+    sim.faults.set("load_403", 1.0)
+    run(sim, path, reports=["page", "page_query", "page,device"])
+    assert run(sim, path, reports=["page", "page_query", "page,device"]).calls == 1
+
+
+def test_an_answer_to_one_report_does_not_take_the_park_of_another_back(sim, path):
+    """The reports cost differently.  15 minutes did not help for one of them: it is the daily quota."""
+    sim.faults.script("load_403", times=None, dimensions=("page", "query"))
+    both = {"reports": ["page", "page_query"], "max_concurrency": 1, "batch_size": 1}
+    assert run(sim, path, **both).status == "parked"
+    with writing(path) as store:
+        first = store.parks()[SITE]
+        store.park(SITE, first._replace(until=first.since))  # 15 minutes later
+    again = run(sim, path, **both)
+    assert (again.status, sum(each.days for each in again.datasets if each.report == "page") > 0) == ("parked", True)
+    with writing(path) as store:
+        second = store.parks()[SITE]
+    assert second.since == first.since
+    assert second.until.timestamp() >= pacific.next_midnight(first.since.timestamp())
+    sim.faults.clear()
+    assert run(sim, path, **both).status == "complete"
+    assert query(path, "SELECT * FROM gsc_park") == []
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_service_that_is_down_is_given_up_for_the_sites_that_were_asked_not_for_one_that_sleeps(sim, path):
+    sim.faults.script("load_403", times=None, site=OTHER)
+    sim.faults.script("http_503", times=None, site=SITE)
+    config = gscthreads.SyncConfig(**settings(sim, path, sites=[OTHER, SITE], wait_for_quota=True, max_attempts=2))
+    sync = gscthreads.Sync(config)
+    with sync:
+        sync.start()
+        while not sync._coordinator or len(sync._coordinator.plan.datasets) < 2:
+            threading.Event().wait(0.01)
+        (of_site,) = sync._coordinator.plan.of_site(SITE)
+        while not of_site.error or not sync.snapshot().waiting:
+            threading.Event().wait(0.01)
+        sync.halt("enough")
+        result = sync.wait(timeout=30)
+    assert {each.site: each.status for each in result.datasets} == {SITE: "failed", OTHER: "halted"}
+
+
+@pytest.mark.parametrize("fault", ["qps_403", "http_503"])
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_server_that_asks_for_patience_gets_it_from_all_workers(fault, sim, path, monkeypatch):
+    """No request begins between a refusal with Retry-After and the end of what it asks for; a halt works at once."""
+    sim.options.update({"retry_after": 3600 if fault == "http_503" else 600})
+    sim.faults.set(fault, 1.0)
+    sent, refused = [], threading.Event()
+    fetch, settle = Client.fetch, Coordinator._settle_failed
+
+    def fetch_noted(this, batch, deliver):
+        assert not refused.is_set()
+        sent.append(len(batch))
+        fetch(this, batch, deliver)
+
+    def settle_noted(this, outcome):
+        settle(this, outcome)
+        refused.set()
+
+    monkeypatch.setattr(Client, "fetch", fetch_noted)
+    monkeypatch.setattr(Coordinator, "_settle_failed", settle_noted)
+    sync = gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path, days=200, max_concurrency=1, batch_size=3)))
+    with sync:
+        sync.start()
+        while not sync.snapshot().waiting:
+            threading.Event().wait(0.01)
+        assert f"{SITE}, until" in sync.snapshot().waiting
+        sync.halt("enough")
+        result = sync.wait(timeout=30)
+    assert result.status == "halted" and result.restarts == 0
+    assert sent == [3]
+    assert sum(result.faults.values()) == 3
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_batch_that_waits_for_its_quota_while_the_site_closes_is_given_back(sim, path):
+    sim.options.update({"retry_after": 1})
+    sim.faults.script("qps_403", times=1)
+    result = run(sim, path, batch_size=5, max_concurrency=3, qpm_limit=240, days=10)
+    assert (result.status, result.days, result.faults) == ("complete", 10, {"BurstQuota": 1})
+    assert result.calls == 11 and result.restarts == 0
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_after_a_pause_of_all_one_batch_finds_out_whether_the_service_is_back(sim, path, monkeypatch):
+    sim.faults.script("outer_503", times=8)
+    lease, grown = Coordinator._lease, []
+
+    def lease_noted(this):
+        before, probing = len(this._batches), this._breaker.probing
+        lease(this)
+        if probing and len(this._batches) > before:
+            grown.append((before, len(this._batches)))
+
+    monkeypatch.setattr(Coordinator, "_lease", lease_noted)
+    result = run(sim, path, days=100, max_concurrency=4, batch_size=4, max_attempts=9)
+    assert result.status == "complete"
+    assert grown and set(grown) == {(0, 1)}
 
 
 def test_answers_that_were_under_way_do_not_take_a_park_back(sim, path):

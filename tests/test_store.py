@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gscthreads.errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreMissing
+from gscthreads.errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from gscthreads.halt import Halt, Halted
 from gscthreads.model import Dataset, Report, Rows, SliceKey
 from gscthreads.stores import open_store
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, Park, RunFigures
 from gscthreads.stores.sqlite import SQLiteStore
+from gscthreads.stores.sqlite_sync import SyncFile
 
 PAGE = Dataset("sc-domain:a.com", Report("page", ("page",)), "web")
 QUERY = Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web")
@@ -506,3 +507,16 @@ def test_a_role_that_is_assumed_owns_the_tables_and_a_living_run_is_not_taken_fo
             if not by_server:  # else only time tells
                 with contextlib.closing(store()) as third:
                     assert start(third, PAGE)[1] == {}
+
+
+def test_waiting_for_another_process_that_opens_the_file_ends_at_a_halt(tmp_path):
+    holder, halt = SyncFile(str(tmp_path / "search.db")), Halt()
+    with contextlib.closing(holder), holder.alone():
+        waiting = SyncFile(str(tmp_path / "search.db"))
+        halt.set("enough")
+        with contextlib.closing(waiting), pytest.raises(Halted):
+            with waiting.alone(halt):
+                pass
+        with contextlib.closing(waiting), pytest.raises(StoreLocked, match="another process"):
+            with waiting.alone(patience=0.0):
+                pass

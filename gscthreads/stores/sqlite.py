@@ -6,13 +6,12 @@ import contextlib
 import datetime as dt
 import functools
 import os
-import shutil
 import socket
 import sqlite3
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
+from ..errors import ConfigError, LeaseLost, StoreError, StoreLocked, StoreMissing
 from ..halt import Halt, Halted
 from ..model import Dataset, Report, Rows, SliceKey
 from ..quota import QuotaLedger
@@ -31,13 +30,10 @@ from .base import (
     row_words,
 )
 from .layout import laid_out
-from .sqlite_sync import RunLock, SyncFile, is_busy, is_running, others
+from .sqlite_sync import RunLock, SyncFile, explained, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
 PATIENCE = 60.0
-
-#: Bytes free below which an I/O error is put down to a full disk.
-_LEAST_ROOM = 256 * 1024
 
 #: Window functions (3.25), upsert (3.24), row values (3.15).
 _OLDEST_SQLITE = (3, 25, 0)
@@ -565,32 +561,9 @@ class SQLiteStore(Store):
     def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
         return self._connection().execute(statement, values).fetchone()[0]
 
-    def _no_room(self) -> bool:
-        """True when the file system is as good as full: SQLite calls it an I/O error when its WAL index (32 KB) does
-        not fit."""
-        try:
-            return shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < _LEAST_ROOM
-        except OSError:
-            return False
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> ContextManager[None]:
         """sqlite3's errors as ours, saying what to do."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            text = str(error)
-            if "full" in text or ("disk I/O error" in text and self._no_room()):
-                raise StoreFull(f"no room left for {self.path}; free some, then run the same command again") from error
-            if is_busy(error):
-                raise StoreLocked(f"{self.path} is locked by another program that writes to it") from error
-            if "readonly" in text:
-                raise StoreError(f"{self.path} is read-only") from error
-            if "unable to open" in text:
-                raise StoreError(f"can't open {self.path} for writing") from error
-            if "not a database" in text or "malformed" in text:
-                raise StoreError(f"{self.path} is damaged or not a SQLite database ({text}); name another") from error
-            raise StoreError(f"{self.path}: {text}") from error
+        return explained(self.path, "name another")
 
 
 #: Parameters one statement may have: SQLite's default limit since 3.32, and before.

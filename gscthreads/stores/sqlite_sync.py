@@ -11,17 +11,21 @@ import contextlib
 import glob
 import json
 import os
+import shutil
 import sqlite3
 import time
 import uuid
 from typing import Any, Callable, Iterator, Optional, Sequence
 
-from ..errors import StoreError, StoreLocked
+from ..errors import StoreError, StoreFull, StoreLocked
 from ..halt import Halt, Halted
 from ..quota import QuotaLedger, States, T
 
 #: Seconds to wait for another process that opens (and perhaps migrates) the same file.
 _PATIENCE = 60.0
+
+#: Bytes free below which an I/O error is put down to a full disk.
+_LEAST_ROOM = 256 * 1024
 
 
 class RunLock:
@@ -102,31 +106,28 @@ class SyncFile(QuotaLedger):
                 database.execute("ROLLBACK")
 
     def update(self, keys: Sequence[str], change: Callable[[States, float], T]) -> T:
-        try:
+        with explained(self.path, "delete it when no sync runs"):
             database = self._connection()
             database.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if is_busy(error):
-                raise StoreLocked(f"{self.path} is in use") from error
-            raise StoreError(f"{self.path}: {error}") from error
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path} can't be used ({error}); delete it when no sync runs") from error
-        try:
-            states: Any = {key: {} for key in keys}
-            marks = ",".join("?" * len(keys))
-            for key, state in database.execute(f"SELECT key, state FROM gsc_quota WHERE key IN ({marks})", list(keys)):
-                states[key] = json.loads(state)
-            found = change(states, self._clock())
-            for key in keys:
-                database.execute("INSERT OR REPLACE INTO gsc_quota (key, state) VALUES (?, ?)",
-                                 (key, json.dumps(states[key], separators=(",", ":"))))
-            database.execute("COMMIT")
-            return found
-        except (sqlite3.Error, ValueError) as error:
-            raise StoreError(f"{self.path}: {error}") from error
-        finally:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
+            try:
+                states: Any = {key: {} for key in keys}
+                marks = ",".join("?" * len(keys))
+                for key, state in database.execute(
+                    f"SELECT key, state FROM gsc_quota WHERE key IN ({marks})", list(keys)
+                ):
+                    states[key] = json.loads(state)
+                found = change(states, self._clock())
+                for key in keys:
+                    database.execute("INSERT OR REPLACE INTO gsc_quota (key, state) VALUES (?, ?)",
+                                     (key, json.dumps(states[key], separators=(",", ":"))))
+                database.execute("COMMIT")
+                return found
+            except ValueError as error:
+                raise StoreError(f"{self.path} is damaged ({error}); delete it when no sync runs") from error
+            finally:
+                if database.in_transaction:  # a full disk has rolled it back already
+                    with contextlib.suppress(sqlite3.Error):
+                        database.execute("ROLLBACK")
 
     def close(self) -> None:
         database, self._db = self._db, None
@@ -171,3 +172,32 @@ class SyncFile(QuotaLedger):
 def is_busy(error: sqlite3.Error) -> bool:
     """True when another connection holds the file."""
     return "locked" in str(error) or "busy" in str(error)
+
+
+@contextlib.contextmanager
+def explained(path: str, if_damaged: str) -> Iterator[None]:
+    """sqlite3's errors about the file *path* as ours, saying what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "full" in text or ("disk I/O error" in text and _no_room(path)):
+            raise StoreFull(f"no room left for {path}; free some, then run the same command again") from error
+        if is_busy(error):
+            raise StoreLocked(f"{path} is locked by another program that writes to it") from error
+        if "readonly" in text:
+            raise StoreError(f"{path} is read-only") from error
+        if "unable to open" in text:
+            raise StoreError(f"can't open {path} for writing") from error
+        if "not a database" in text or "malformed" in text:
+            raise StoreError(f"{path} is damaged or not a SQLite database ({text}); {if_damaged}") from error
+        raise StoreError(f"{path}: {text}") from error
+
+
+def _no_room(path: str) -> bool:
+    """True when the file system is as good as full: SQLite calls it an I/O error when its WAL index (32 KB) does not
+    fit."""
+    try:
+        return shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free < _LEAST_ROOM
+    except OSError:
+        return False

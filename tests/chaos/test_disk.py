@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -13,8 +15,11 @@ import threading
 import pytest
 
 import gscthreads
+from gscthreads.auth import open_credentials
 from gscthreads.errors import StoreError, StoreFull, StoreLocked
+from gscthreads.model import Account
 from gscthreads.stores import open_store, sqlite
+from gscthreads.stores.sqlite_sync import SyncFile
 
 from . import checks, seams, small
 
@@ -88,6 +93,51 @@ def test_a_full_file_system_parks_the_run_again_and_again_until_there_is_room(ki
         finishes(sim, path)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_the_budgets_find_full_first_parks_the_run_too(sim, path, monkeypatch):
+    connection = SyncFile._connection
+
+    def full(this):
+        database = connection(this)
+        if this is not store._sync:  # opening has gone well
+            database.execute("PRAGMA max_page_count = 1")
+        return database
+
+    store = open_store(f"sqlite:///{path}")
+    monkeypatch.setattr(SyncFile, "_connection", full)
+    credentials = open_credentials(sim.credentials())
+    credentials.account = Account("x" * 9000)  # more than fits the pages there are
+    config = small.config(sim, store, DATES, rate_limit_enabled=True)
+    result, error = attempt(dataclasses.replace(config, credentials=credentials))
+    assert (result.status, result.exit_status, error) == ("parked", 3, None)
+    assert f"no room left for {path}-sync" in result.reason and "run the same command again" in result.reason
+    monkeypatch.undo()
+    finishes(sim, path)
+
+
+def test_an_error_of_the_budgets_file_says_what_to_do(path, monkeypatch):
+    ledger = SyncFile(path)
+    ledger.update(["a"], lambda states, now: None)
+    with checks.opened(f"{path}-sync") as database:
+        database.execute("UPDATE gsc_quota SET state = 'x'")
+        database.commit()
+    with pytest.raises(StoreError, match="damaged .*delete it when no sync runs"):
+        ledger.update(["a"], lambda states, now: None)
+    ledger.close()
+    for free, kind in ((1 << 30, StoreError), (1000, StoreFull)):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1 << 40, 0, free))
+        monkeypatch.setattr(SyncFile, "_connection", failing("disk I/O error"))
+        with pytest.raises(StoreError) as caught:
+            ledger.update(["a"], lambda states, now: None)
+        assert type(caught.value) is kind and f"{path}-sync" in str(caught.value)
+
+
+def failing(words):
+    def fail(this):
+        raise sqlite3.OperationalError(words)
+
+    return fail
 
 
 @contextlib.contextmanager
