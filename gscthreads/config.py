@@ -99,7 +99,7 @@ class SyncConfig:
         if not _is_list(self.sites):
             raise ConfigError("sites must be a list of one or more properties, such as sc-domain:example.com")
         for site in self.sites:
-            if not isinstance(site, str) or not site.strip() or any(ord(char) < 33 or "\ud800" <= char <= "\udfff" for char in site):
+            if not isinstance(site, str) or not site.strip() or any(map(_is_unfit, site)):
                 raise ConfigError(f"site {site!r} is not a property; write sc-domain:example.com or https://host/")
         check_root(self.api_root)
         check_ca_bundle(self.ca_bundle)
@@ -170,6 +170,11 @@ class SyncConfig:
         kept["reports"] = [read_report(report).name for report in self.reports]
         kept["sites"] = list(self.sites)
         return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _is_unfit(char: str) -> bool:
+    """No address has blanks or control characters, no database takes half a surrogate pair."""
+    return ord(char) < 33 or "\ud800" <= char <= "\udfff"
 
 
 def _is_list(value: Any) -> bool:
