@@ -47,6 +47,7 @@ class Report:
     calls: int = 0
     faults: int = 0
     halts: List[float] = dataclasses.field(default_factory=list)  # seconds from halt to the end of the run
+    uptime: float = 1.0  # the lowest of the runs in which no worker was made to crash
     seconds: float = 0.0
     scenario: str = ""
 
@@ -268,6 +269,10 @@ class _Chaos:
             if not plan.faults:
                 self.report.failures.append(f"a run without any fault ended as {words}")
         self.check_stop(plan, status, words)
+        if result is not None and not self.seams.acted:
+            self.report.uptime = min(self.report.uptime, result.uptime)
+            if result.uptime <= 0.99 or result.restarts:
+                self.report.failures.append(f"uptime {result.uptime:.2%}, {result.restarts} restarts without a crash")
         if status == "complete" and (error is not None or result.exit_status != 0):
             self.report.failures.append(f"complete, but {error!r} and exit status {result.exit_status}")
         return status
