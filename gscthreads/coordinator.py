@@ -132,6 +132,7 @@ class Coordinator:
         self._throttled = False
         self._alerted = False
         self._run_id: Optional[int] = None
+        self._planned = False
         # Only while the number of workers is to be found out:
         self._concurrency: Dict[str, Concurrency] = {}
         self._answered: Dict[str, int] = {}  # since the last look, by site
@@ -160,14 +161,17 @@ class Coordinator:
         nothing."""
         self._dates = self._config.days(self._today)
         datasets = self._config.datasets() if self._only is None else list(self._only)
-        self._store.open()
-        self._store.begin(self._halt)
-        self._store.prepare(datasets, top_queries=self._config.top_queries)
-        self._run_id = self._store.start_run(self._config.settings())
-        self._parks = self._store.parks()
-        claimed = self._claim(datasets)
-        self._store.commit()
+        self._store.open(halt=self._halt)
+
+        def start() -> "tuple[int, tuple[Dict[Dataset, str], List[_Adopted]]]":
+            self._store.prepare(datasets, top_queries=self._config.top_queries)
+            run_id = self._store.start_run(self._config.settings())
+            self._parks = self._store.parks()
+            return run_id, self._claim(datasets)
+
+        self._run_id, claimed = self._transact(start)
         self._plan(*claimed)
+        self._planned = True
         for dataset, holder in self._held.items():
             logger.warning("%s is %s%s", dataset, holder, ": waiting" if self._config.wait else "")
 
@@ -246,7 +250,7 @@ class Coordinator:
             if self._run_id is not None:
                 try:
                     self._note_end(self._run_id, result)
-                except StoreLost:  # a connection that broke is found out only by its next use
+                except (StoreLost, Halted):  # a connection that broke is found out only by its next use
                     self._note_end(self._run_id, result)
         except LeaseLost:
             pass  # who took over has noted it
@@ -586,6 +590,8 @@ class Coordinator:
                 DatasetResult(dataset.site, dataset.report.name, dataset.search_type, PARKED, 0, 0, 0, holder)
             )
         statuses = {each.status for each in datasets}
+        if not self._planned:  # no dataset can tell: what ended the run did so before there was anything to do
+            statuses = {HALTED}
         status = next((status for status in (FAILED, PARKED, HALTED) if status in statuses), COMPLETE)
         reason = ""
         if self._park_reason:

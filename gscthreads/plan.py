@@ -152,6 +152,12 @@ def batch_share(available: int, owed: int, *, workers: int, out: int) -> int:
     return max(_LANES, min(of_available, max(_MORE_LANES, of_owed)))
 
 
+#: Slices owed by a site, for each worker, from which on its longest come first: what is left at the very end are short
+#: ones, with which all workers end at about the same time.  Until then its datasets take turns, so that a run that is
+#: halted leaves about as many days of each.
+_TOWARDS_THE_END = 40
+
+
 class Verdict(enum.Enum):
     """What became of a slice that failed."""
 
@@ -441,29 +447,32 @@ class Plan:
             if largest:
                 # One worker that takes all the quota there is leaves the others waiting for it.
                 largest = min(largest, max(_MORE_LANES, largest // workers))
-            batch = self._lease_site(self._of_site[site], min(self._batch_size, share, largest)) if largest else []
+            batch = self._lease_site(site, min(self._batch_size, share, largest), workers) if largest else []
             if batch:
                 return self._longest_first(batch)
         return []
 
-    def _lease_site(self, plans: Deque[DatasetPlan], most: int) -> List[Slice]:
+    def _lease_site(self, site: str, most: int, workers: int) -> List[Slice]:
+        plans = self._of_site[site]
+        longest = sum(plan.owed for plan in plans) < _TOWARDS_THE_END * workers
         batch: List[Slice] = []
-        idle = 0
-        while len(batch) < max(1, most) and idle < len(plans):
-            plan = plans[0]
-            plans.rotate(-1)
-            if not plan.available():
-                idle += 1
-                continue
-            idle = 0
-            alone = plan.next_goes_alone
-            if alone and batch:
-                plans.rotate(1)  # still its turn
+        while len(batch) < max(1, most):
+            plan = self._next(plans, longest=longest)
+            if plan is None or (batch and plan.next_goes_alone):
                 break
+            alone = plan.next_goes_alone
             batch.append(plan.lease())
+            plans.remove(plan)
+            plans.append(plan)
             if alone:
                 break
         return batch
+
+    @staticmethod
+    def _next(plans: Deque[DatasetPlan], *, longest: bool) -> Optional[DatasetPlan]:
+        """Whose turn it is of those that may lease a slice."""
+        able = (plan for plan in plans if plan.available())
+        return max(able, key=lambda plan: plan.rows_a_slice, default=None) if longest else next(able, None)
 
     def _longest_first(self, batch: List[Slice]) -> List[Slice]:
         """Who starts the longest last has idle lanes beside them in the end."""

@@ -269,7 +269,7 @@ class Quota:
             self._ledger = ledger
 
         def watch() -> None:
-            while not self._closed.wait(_GRACE):
+            while not self._closed.wait(_GRACE / 3):
                 ledger.interrupt()
 
         if type(ledger).interrupt is not QuotaLedger.interrupt:

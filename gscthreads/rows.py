@@ -276,8 +276,8 @@ class _Table:
             columns.append(list(map(self._numbers.__getitem__, column)) if name == "page" else column)
             self._keys[name] += columns[-1]
         self._seen.update(map(hash, zip(*columns)))
-        self._most_clicks = max(self._most_clicks, *clicks)
-        self._most_impressions = max(self._most_impressions, *impressions)
+        self._most_clicks = max(self._most_clicks, max(clicks))
+        self._most_impressions = max(self._most_impressions, max(impressions))
         if min(clicks) < 0 or min(impressions) < 0 or max(self._most_clicks, self._most_impressions) > _MAX_COUNT:
             raise ValueError("clicks or impressions out of range")
         self._clicks += clicks
@@ -350,9 +350,9 @@ class _Table:
         width = self._most_impressions + 1
         span = (self._most_clicks + 1) * width  # sort keys of one page
         number = float if pages * span < 2**53 else int
-        wide, far = number(width), number(span)
+        ends = [number(page * span) for page in range(pages)]
         keys = [
-            page * far - clicks * wide - impressions
+            ends[page] - (clicks * width + impressions)
             for page, clicks, impressions in zip(numbers or itertools.repeat(0), self._clicks, self._impressions)
         ]
         order = sorted(kept, key=keys.__getitem__)
@@ -408,7 +408,10 @@ def _numbers(name: str, column: List[Any]) -> List[Optional[float]]:
 
 def _unlike(ctr: List[Optional[float]], clicks: List[int], impressions: List[int]) -> List[Optional[float]]:
     """*ctr* without the values that are clicks / impressions exactly."""
-    if 0 not in impressions and list(map(operator.truediv, clicks, impressions)) == ctr:
+    if 0 not in impressions and (
+        not any(clicks) and not any(ctr) and None not in ctr  # as in most rows, which are the least clicked
+        or list(map(operator.truediv, clicks, impressions)) == ctr
+    ):
         return [None] * len(ctr)
     return [None if shown and part / shown == rate else rate for part, shown, rate in zip(clicks, impressions, ctr)]
 

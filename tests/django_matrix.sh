@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs tests/test_django.py with each supported Django, in venvs that are kept for the next time:
+# Runs tests/test_django*.py with each supported Django, in venvs that are kept for the next time:
 #
 #     tests/django_matrix.sh [FOLDER] [pytest arguments ...]       (FOLDER: default .ci-venv-django)
 #
@@ -22,8 +22,8 @@ try() {
     echo "== Django $django, Python $python"
     if [ ! -x "$venv/bin/pytest" ]; then
         "$(interpreter "$python")" -m venv "$venv" && "$venv/bin/pip" install -q \
-            "Django~=$django.0" "psycopg2-binary$psycopg2" requests celery 'pytest>=7' 'pytest-timeout>=2'
-    fi && PYTHONPATH=$PWD "$venv/bin/python" -m pytest -p no:cacheprovider tests/test_django.py "$@" ||
+            "Django~=$django.0" "psycopg2-binary$psycopg2" requests celery gunicorn 'pytest>=7' 'pytest-timeout>=2'
+    fi && PYTHONPATH=$PWD "$venv/bin/python" -m pytest -p no:cacheprovider tests/test_django*.py "$@" ||
         failed="$failed $django"
 }
 

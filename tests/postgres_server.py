@@ -115,6 +115,12 @@ class Server:
         self._process.send_signal(how)
         self._process.wait(20)
 
+    def processes(self):
+        """The ids of its processes, the one that starts the others first."""
+        own = str(self._process.pid)
+        found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True, check=True).stdout
+        return [int(own)] + [int(pid) for pid, parent in map(str.split, found.splitlines()) if parent == own]
+
     def url(self, database):
         return f"postgresql://postgres@/{database}?host={urllib.parse.quote(self._folder, safe='')}"
 

@@ -22,11 +22,12 @@ from gscthreads import pacific
 from gscthreads.errors import ConfigError, CredentialsError
 from gscthreads.simulator import Simulator, Site
 from gscthreads.simulator import quota as simulated_quota
+from gscthreads.stores import open_store
 
 redis_server.needed("celery")
 import kombu.pools  # noqa: E402
 from celery import Celery  # noqa: E402
-from celery.exceptions import TaskRevokedError  # noqa: E402
+from celery.exceptions import Retry, TaskRevokedError, TimeLimitExceeded  # noqa: E402
 
 from gscthreads.contrib import celery as tasks  # noqa: E402
 from gscthreads.contrib.redis import RedisLedger  # noqa: E402
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SITES = [f"sc-domain:{name}.example" for name in ("alpha", "beta", "gamma")]
 #: A site for each test, so that none waits for what another left behind.
 PARKED, SLOW, KILLED = "sc-domain:parked.example", "sc-domain:slow.example", "sc-domain:killed.example"
+FAULTY, LIMITED = "sc-domain:faulty.example", "sc-domain:limited.example"
 REVOKED = {"prefork": "sc-domain:terminated.example", "threads": "sc-domain:revoked.example"}
 LAST = pacific.today() - dt.timedelta(days=20)
 DAYS = [LAST - dt.timedelta(days=number) for number in range(14)]
@@ -58,8 +60,9 @@ execute_from_command_line(sys.argv[1:])
 PROJECT = """
 import datetime, json, os, sys
 from celery import Celery
-import gscthreads.parking, gscthreads.quota
+import gscthreads.contrib.celery, gscthreads.parking, gscthreads.quota
 
+gscthreads.contrib.celery.FIRST_PAUSE = 0.02
 gscthreads.quota.WINDOW = {minute}
 gscthreads.parking.SHORT = datetime.timedelta(seconds=1)
 
@@ -157,7 +160,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def sim():
-    sites = [Site(name, rows_per_day=30) for name in (*SITES, PARKED, SLOW, KILLED, *REVOKED.values())]
+    sites = [Site(name, rows_per_day=30) for name in (*SITES, PARKED, SLOW, KILLED, FAULTY, LIMITED, *REVOKED.values())]
     before, simulated_quota.MINUTE = simulated_quota.MINUTE, MINUTE
     try:
         with Simulator(sites=sites, seed=1, site_qpm=LIMIT, user_qpm=LIMIT) as simulator:
@@ -191,7 +194,7 @@ def logs(request):
 
 def test_two_workers_and_a_plain_sync_share_one_budget(project, sim, monkeypatch):
     monkeypatch.setattr("gscthreads.quota.WINDOW", MINUTE)
-    queued = project.send(None, name="sync_sites")
+    queued = project.send(None, name="sync_sites", expires=3600)
     until(lambda: sim.stats()["calls"])
     settings = {key: value for key, value in project.settings.items() if key not in ("sites", "ledger", "reports")}
     mine = gscthreads.sync(
@@ -211,7 +214,7 @@ def test_two_workers_and_a_plain_sync_share_one_budget(project, sim, monkeypatch
     asked = [(each.site, each.dimensions, each.start_date, each.start_row) for each in sim.log]
     assert len(asked) == len(set(asked)) == 4 * len(DAYS) > 1.5 * BUDGET
     # Both workers took part ("succeeded" is logged after the result can be had), and the tables are the truth.
-    hosts = [sum(f"sync_site[{name}] received" in text for name in names) for text in project.logs().values()]
+    hosts = [sum(f"sync_site[{name}]" in text for name in names) for text in project.logs().values()]
     assert len(hosts) == 2 and all(hosts)
     for site in SITES:
         kept = project.query(
@@ -263,11 +266,25 @@ def test_two_workers_and_a_management_command_share_a_postgres_store(project, tm
 
 def test_a_task_that_was_parked_goes_on_by_itself(project, sim):
     script = sim.faults.script("load_403", times=4, site=PARKED)  # the whole HTTP batch
-    result = project.send(PARKED, end=FIRST + dt.timedelta(days=3))
+    result = project.send(PARKED, end=FIRST + dt.timedelta(days=3), expires=3600)
     assert result.get(timeout=60)["status"] == "complete"
     assert script.done
     assert project.runs(PARKED) == ["parked", "complete"]
     assert any("Retry in" in text for text in project.logs().values())
+
+
+def test_faults_are_counted_apart_from_other_tries_and_end_it_at_last(project, sim):
+    """However often it waited before, five faults in a row are borne, and the sixth is the end."""
+    script = sim.faults.script("http_503", times=None, site=FAULTY)
+    try:
+        with project.told({**project.settings, "max_attempts": 1}):
+            result = project.send(FAULTY, end=FIRST, retries=7, headers={"trace": "abc"})
+            with pytest.raises(Exception, match="503") as caught:
+                result.get(timeout=60)
+        assert type(caught.value).__name__ == "SyncUnfinished"
+        assert script.hits == 1 + tasks.MOST_FAULTS
+    finally:
+        sim.faults.clear()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -304,6 +321,21 @@ def test_a_child_that_is_killed_outright_loses_nothing(project, sim):
     assert project.runs(KILLED) == ["killed", "complete"]
 
 
+def test_a_hard_time_limit_fails_the_task_and_the_next_one_goes_on(project, sim):
+    """Celery takes its message for dealt with, unlike that of a child which dies otherwise."""
+    script = sim.faults.script("hang", times=None, site=LIMITED)
+    try:
+        with pytest.raises(TimeLimitExceeded):
+            project.send(LIMITED, end=FIRST, queue="prefork", time_limit=2).get(timeout=60)
+        hits = script.hits
+    finally:
+        sim.faults.clear()
+        sim.release_hangs()
+    assert project.send(LIMITED, end=FIRST, queue="prefork").get(timeout=60)["status"] == "complete"
+    assert script.hits == hits
+    assert project.runs(LIMITED)[-1] == "complete"
+
+
 # -- without a worker
 
 
@@ -335,11 +367,12 @@ def test_wrong_settings_and_credentials_are_errors_at_once(app):
         task(app, "sync_site")("sc-domain:a.com")
 
 
-def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path):
+@pytest.mark.parametrize("make_store", [str, open_store], ids=["url", "object"])
+def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path, make_store):
     """Without a worker nothing can be tried again: what a retry would be is an error."""
     app.conf.gscthreads = lambda: {
-        "store": f"sqlite:///{tmp_path / 'search.db'}", "credentials": sim.credentials(), "api_root": sim.url,
-        "qpm_limit": LIMIT, "backoff_base": 0.0, "backoff_cap": 0.0, "max_attempts": 2,
+        "store": make_store(f"sqlite:///{tmp_path / 'search.db'}"), "api_root": sim.url, "qpm_limit": LIMIT,
+        "credentials": sim.credentials(), "backoff_base": 0.0, "backoff_cap": 0.0, "max_attempts": 2,
     }
     days = str(FIRST), str(FIRST)
     try:
@@ -356,23 +389,69 @@ def test_what_becomes_of_a_run_that_did_not_succeed(app, sim, tmp_path):
         with pytest.raises(tasks.SyncUnfinished, match="load quota"):
             task(app, "sync_site").apply(args=(PARKED, *days), retries=1, throw=True)
         assert sim.stats()["calls"] == asked  # whoever is tried again knows, and doesn't ask
+        with contextlib.closing(sqlite3.connect(str(tmp_path / "search.db"))) as database, database:
+            database.execute("DELETE FROM gsc_park")  # the wait is over
+        sim.faults.clear()
+        result = task(app, "sync_site").apply(args=(PARKED, *days), retries=1, throw=True).get()
+        assert (result["status"], result["calls"]) == ("complete", 2)
     finally:
         sim.faults.clear()
 
 
-def test_pauses_grow_and_end_with_the_park_but_are_never_long(app):
+def next_try(app, why, told=None, **more):
+    """Seconds to the next try, and what its message tells of this one."""
     sync_site = task(app, "sync_site")
+    sync_site.push_request(
+        id="x", args=("sc-domain:a.com",), kwargs={}, retries=100, called_directly=False, is_eager=False,
+        delivery_info={}, headers=told)
+    try:
+        with pytest.raises(Retry) as caught:
+            tasks._again(sync_site, tasks.SyncUnfinished("words"), why, **more)
+    finally:
+        sync_site.pop_request()
+    return caught.value.when, caught.value.sig.options["headers"]
 
-    def pause(retries, resume_at=""):
-        sync_site.push_request(retries=retries)
-        try:
-            return tasks._pause(sync_site, resume_at)
-        finally:
-            sync_site.pop_request()
 
-    assert [pause(retries) for retries in (0, 1, 2, 5, 10_000)] == [60.0, 120.0, 240.0, 1800.0, 1800.0]
+def test_a_store_that_is_in_use_is_left_alone(app, tmp_path):
+    """A project may name one Store object for all, although each sync needs its own."""
+    store = open_store(f"sqlite:///{tmp_path / 'search.db'}")
+    store.open()
+    tasks._wait_for_quota(task(app, "sync_site"), store, "sc-domain:a.com")
+    assert store.parks() == {}
+    store.close()
+
+
+def test_pauses_grow_while_the_same_thing_comes_again(app):
+    def pauses(*reasons, told=None):
+        for why, more in reasons:
+            pause, told = next_try(app, why, told, **more)
+            yield pause
+
+    fault, busy, moved = (tasks.FAULT, {}), (tasks.BUSY, {}), (tasks.FAULT, {"moved": True})
+    assert list(pauses(*[fault] * 5)) == [60.0, 120.0, 240.0, 480.0, 960.0]
+    assert list(pauses(*[busy] * 7)) == [60.0, 120.0, 240.0, 480.0, 960.0, 1800.0, 1800.0]
+    assert list(pauses(fault, fault, moved, fault)) == [60.0, 120.0, 60.0, 120.0]
+    for between in ((tasks.QUOTA, {"seconds": 5.0}), (tasks.TURN, {"seconds": 0.0}), busy):
+        assert list(pauses(*[fault] * 5, between, fault))[-1] == 60.0
+    pause, told = next_try(app, tasks.BUSY, {"gscthreads": [tasks.BUSY, 10_000], "trace": "abc"})
+    assert pause == 1800.0 and told == {"gscthreads": [tasks.BUSY, 10_001], "trace": "abc"}
+
+
+def test_the_sixth_fault_in_a_row_is_the_end(app):
+    with pytest.raises(tasks.SyncUnfinished, match="words"):
+        next_try(app, tasks.FAULT, {"gscthreads": [tasks.FAULT, tasks.MOST_FAULTS]})
+    next_try(app, tasks.FAULT, {"gscthreads": [tasks.FAULT, tasks.MOST_FAULTS]}, moved=True)
+    next_try(app, tasks.BUSY, {"gscthreads": [tasks.BUSY, tasks.MOST_FAULTS]})
+
+
+def test_a_header_that_is_not_ours_counts_as_none(app):
+    for told in ("nonsense", [], [tasks.FAULT], [tasks.FAULT, "5"], {"fault": 5}):
+        assert next_try(app, tasks.FAULT, {"gscthreads": told})[0] == 60.0
+
+
+def test_a_wait_ends_with_the_park_but_is_never_long():
     now = dt.datetime.now(dt.timezone.utc)
-    found = [pause(0, f"{now + dt.timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}") for minutes in (-5, 10, 600)]
+    found = [tasks._until(now + dt.timedelta(minutes=minutes)) for minutes in (-5, 10, 600)]
     assert found[0] == 1.0 and 540.0 < found[1] <= 601.0 and found[2] == 1800.0
 
 

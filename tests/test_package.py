@@ -157,3 +157,12 @@ def test_importing_starts_nothing_and_pulls_in_nothing_optional():
 def test_the_public_names_are_sorted_and_there():
     assert gscthreads.__all__ == sorted(gscthreads.__all__)
     assert all(hasattr(gscthreads, name) for name in gscthreads.__all__)
+
+
+def test_a_store_in_postgres_without_psycopg2_says_what_to_install():
+    """Also where there is psycopg 3, which is no stand-in for it."""
+    code = "import sys; sys.modules['psycopg2'] = None; from gscthreads import open_store; open_store({!r})"
+    done = subprocess.run([sys.executable, "-c", code.format("postgresql://user:secret@host/db")], cwd=ROOT.parent,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "ConfigError: a store in Postgres needs psycopg2, also beside psycopg 3 (" in done.stderr
+    assert "pip install psycopg2-binary" in done.stderr and "secret" not in done.stderr.splitlines()[-1]

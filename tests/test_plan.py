@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import heapq
+import itertools
 import random
 
 import pytest
@@ -781,3 +783,74 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 TestAnyInterleaving = AnyInterleaving.TestCase
 TestAnyInterleaving.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# -- how long it takes: a simulated server, which works on *lanes* slices of each HTTP batch at once
+
+
+def takes(workers, lanes, *, days=180):
+    """Seconds from the first lease to the last answer, and those it would take if no lane ever had nothing to do.  14
+    days of page_query have two slices; a slice takes 0.08 s and 0.105 ms a row."""
+    dates = [dt.date(2026, 3, 1) - dt.timedelta(days=number) for number in range(days)]
+    rows = {date: 26_930 if number * 14 // 180 != (number + 1) * 14 // 180 else 20_900
+            for number, date in enumerate(dates)}
+    plan = Plan(batch_size=50, max_attempts=5, backoff=Backoff(1.0, 60.0))
+    for dataset in (PAGE, QUERY):
+        plan.add(DatasetPlan(dataset, [OwedDay(date) for date in dates], max_open_days=16, newest=True))
+    events, leased_ahead, numbers = [], [], itertools.count()
+    out = busy = 0
+    now = work = 0.0
+
+    def send(batch):
+        nonlocal work
+        free, end = [now] * lanes, now
+        for slice_ in batch:
+            whole = 3_000 if slice_.dataset == PAGE else rows[slice_.key.date]
+            received = min(25_000, whole - slice_.key.start_row)
+            lane = min(range(lanes), key=free.__getitem__)
+            free[lane] += 0.08 + 0.000105 * received
+            work += 0.08 + 0.000105 * received
+            end = max(end, free[lane])  # the answer has its parts in order
+            heapq.heappush(events, (end, next(numbers), slice_, received))
+        heapq.heappush(events, (end, next(numbers), None, 0))
+
+    while True:
+        while out <= workers:  # one is leased ahead
+            batch = plan.lease(workers=workers, out=out, most=lambda site: 50)
+            if not batch:
+                break
+            out += 1
+            leased_ahead.append(batch)
+        while leased_ahead and busy < workers:
+            busy += 1
+            send(leased_ahead.pop(0))
+        if not events:
+            assert plan.finished
+            return now, work / workers / lanes
+        now, _, slice_, received = heapq.heappop(events)
+        if slice_ is None:
+            out, busy = out - 1, busy - 1
+            continue
+        dataset = plan.datasets[slice_.dataset]
+        assert dataset.fetched(slice_.key)
+        dataset.acknowledge(slice_.key, next_start_row(slice_.key.start_row, received), received)
+
+
+@pytest.mark.parametrize("workers, lanes, most", [(1, 1, 1.01), (3, 4, 1.1), (3, 8, 1.25), (6, 4, 1.2)])
+def test_hardly_a_lane_has_nothing_to_do(workers, lanes, most):
+    took, best = takes(workers, lanes)
+    assert best <= took <= most * best
+
+
+def test_towards_the_end_the_longest_come_first_so_that_short_ones_are_left():
+    plan = make(PAGE, QUERY, days=300)
+    for dataset, rows in ((PAGE, 30), (QUERY, 900)):
+        for _ in range(100):
+            key = plan.datasets[dataset].lease().key
+            plan.datasets[dataset].fetched(key)
+            plan.datasets[dataset].acknowledge(key, None, rows)
+    seen = [sum(slice_.dataset == QUERY for slice_ in batch) / len(batch)
+            for batch in iter(lambda: lease(plan, workers=3, most=6), [])]
+    assert seen[0] == 0.5 and 1.0 in seen
+    assert seen == sorted(seen[: seen.index(1.0)]) + sorted(seen[seen.index(1.0):], reverse=True)
+    assert seen[-1] == 0.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ import pytest
 import gscthreads
 from gscthreads import pacific, parking
 from gscthreads.client import Client
+from gscthreads.errors import StoreLocked
 from gscthreads.halt import Halt
 from gscthreads.quota import Quota
 from gscthreads.simulator import Simulator, Site
@@ -25,6 +28,7 @@ from gscthreads.stores.base import RunFigures
 from gscthreads.stores.sqlite_sync import SyncFile
 from gscthreads.summary import read_status
 from tests import postgres_server
+from tests.chaos.seams import Seams, SeamStore
 
 SITE, OTHER = "sc-domain:example.com", "https://www.example.org/"
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +86,37 @@ def writing(path):
         store.begin(gscthreads.halt.Halt())
         yield store
         store.commit()
+
+
+@contextlib.contextmanager
+def locked(path, name="runs"):
+    """Somebody else holds the lock that a run needs to begin (Postgres: the one of that *name*)."""
+    if "://" not in path:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    from gscthreads.stores.postgres_link import connector
+    from gscthreads.stores.postgres_sync import lock_key
+
+    connect, _, schema = connector(path)
+    with contextlib.closing(connect()) as other:
+        other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(schema, name),))
+        yield
+
+
+def waiting_for_a_lock(path):
+    """Whether a run has come as far as ``locked`` lets it."""
+    if "://" not in path:
+        return any("-run-" in name for name in os.listdir(os.path.dirname(path)))
+    return query(path, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gscthreads'"
+                 " AND query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid()") != [(0,)]
+
+
+def until(condition):
+    given_up = threading.Event()
+    while not condition():
+        given_up.wait(0.01)
 
 
 def command(sim, path, tmp_path, *words, days=20):
@@ -193,8 +228,20 @@ def test_a_process_that_was_stopped_for_long_finds_out_before_it_writes(sim, pat
     assert run(sim, path).calls == 0
 
 
-def test_two_processes_share_one_budget_through_the_file_beside_the_store(tmp_path):
-    path, now = str(tmp_path / "search.db"), [0.0]
+def ledger_at(path, now):
+    """The ledger of the store at *path*, by the clock *now*."""
+    if "://" not in path:
+        return SyncFile(path, clock=now)
+    ledger = open_store(path).quota_ledger()
+    update = ledger.update
+    ledger.update = lambda keys, change: update(keys, lambda states, _: change(states, now()))
+    return ledger
+
+
+def test_two_processes_share_one_budget_through_the_store(path):
+    now = [0.0]
+    with writing(path):
+        pass  # makes the tables
 
     class Moving:
         def is_set(self):
@@ -204,10 +251,13 @@ def test_two_processes_share_one_budget_through_the_file_beside_the_store(tmp_pa
             now[0] += seconds
             return False
 
+        def on_set(self, callback):
+            pass
+
     def quota():
         made = Quota(site_budget=60, user_budget=90, project_budget=10_000, burst=10, halt=Moving(),
                      clock=lambda: now[0])
-        made.share(SyncFile(path, clock=lambda: now[0]))
+        made.share(ledger_at(path, lambda: now[0]))
         return made
 
     times = []
@@ -225,6 +275,131 @@ def test_two_processes_share_one_budget_through_the_file_beside_the_store(tmp_pa
     assert now[0] < 60 * 200 / 45
     first.close()
     second.close()
+
+
+def at_once(script, *words, processes=4):
+    """What each of some processes prints, that run *script* at the same time once all of them have begun."""
+    started = [
+        subprocess.Popen([sys.executable, "-c", f"import gscthreads\n{script}", *words], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(processes)
+    ]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    found = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, found
+    return [out for out, _ in found]
+
+
+ACQUIRE = """
+import sys
+from gscthreads.halt import Halt
+from gscthreads.quota import Quota
+from gscthreads.stores import open_store
+
+quota = Quota(site_budget=10**6, user_budget=10**6, project_budget=10**6, burst=3, halt=Halt())
+quota.share(open_store(sys.argv[1]).quota_ledger())
+print("ready", flush=True)
+input()
+for _ in range(25):
+    quota.settle(quota.acquire("a site", 3))
+quota.close()
+"""
+
+
+def test_of_what_several_processes_take_from_a_budget_at_once_nothing_is_forgotten(path):
+    with writing(path):
+        pass
+    at_once(ACQUIRE, url_of(path))
+    ledger = open_store(url_of(path)).quota_ledger()
+    with contextlib.closing(ledger):
+        state = ledger.update(["site a site"], lambda states, now: dict(states["site a site"]))
+    assert (sum(calls for _, calls in state["leaving"]), state["open"]) == (4 * 25 * 3, {})
+
+
+@pytest.mark.parametrize("path", ["postgres"], indirect=True)
+def test_waiting_for_a_budget_costs_no_connection_and_may_take_longer_where_the_network_is_slow(path):
+    from gscthreads.stores.postgres_link import Link, connector
+
+    with writing(path):
+        pass
+    ledger, execute = open_store(path).quota_ledger(), Link.execute
+    connect, _, schema = connector(path)
+
+    def slowly(self, *values):
+        found = execute(self, *values)
+        threading.Event().wait(0.1 if "COMMIT" in values[0] else 0.0)  # the network
+        return found
+
+    with contextlib.closing(ledger), contextlib.closing(connect()) as other, pytest.MonkeyPatch.context() as patch:
+        ledger.update(["a"], lambda states, now: states["a"].update(level=1))
+        other.cursor().execute(f'UPDATE "{schema}".gsc_quota SET state = state')
+        for _ in range(3):
+            with pytest.raises(StoreLocked, match="lock timeout"):
+                ledger.update(["a"], lambda states, now: None)
+        other.rollback()
+        patch.setattr(Link, "execute", slowly)
+        assert ledger.update(["a"], lambda states, now: dict(states["a"])) == {"level": 1}
+        assert ledger._link.made == 1 and 0.8 <= ledger._link.lock_timeout <= 2.0
+
+
+OPEN = """
+import sys
+from gscthreads.stores import open_store
+
+store = open_store(sys.argv[1])
+print("ready", flush=True)
+input()
+store.open()
+print(store.read("SELECT count(*) FROM gsc_runs"))
+store.close()
+"""
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_several_processes_may_bring_a_store_up_to_date_at_once(path, version, monkeypatch):
+    if version:
+        schema = importlib.import_module(f"gscthreads.stores.{'postgres_schema' if '://' in path else 'schema'}")
+        with monkeypatch.context() as older:
+            older.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:version])
+            with contextlib.closing(open_store(url_of(path))) as store:
+                store.open()
+    assert at_once(OPEN, url_of(path), processes=6) == ["[(0,)]\n"] * 6
+    with writing(path) as store:
+        store.start_run("{}")
+
+
+# -- halts while a run begins
+
+
+def test_a_run_that_is_halted_before_it_has_a_plan_is_halted(sim, path):
+    run(sim, path, days=1)
+    points, begins = Seams(), threading.Event()
+    points.at("store.begin.before", 1, lambda words: begins.set())
+    config = gscthreads.SyncConfig(**{**settings(sim, path), "store": SeamStore(open_store(url_of(path)), points)})
+    with locked(path), gscthreads.Sync(config) as sync:
+        sync.start()
+        assert begins.wait(30)
+        sync.halt("deploy")
+        result = sync.wait(30)
+    assert (result.status, result.reason, result.exit_status) == ("halted", "deploy", 3)
+    assert result.halt_seconds is not None
+    assert run(sim, path).days == 19
+
+
+def test_the_command_line_tells_of_a_halt_while_a_run_begins(sim, path, tmp_path):
+    run(sim, path, days=1)
+    with locked(path):
+        process = subprocess.Popen(command(sim, path, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True, cwd=ROOT)
+        until(lambda: waiting_for_a_lock(path))
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert json.loads(out.splitlines()[-1])["status"] == "halted" and "SIGTERM" in err
 
 
 # -- quotas that are spent

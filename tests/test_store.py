@@ -373,6 +373,17 @@ def test_a_reader_is_not_disturbed(place, store):
     reader.close()
 
 
+def test_a_store_that_was_read_can_be_opened_again_to_write(place, store):
+    again = place.store()
+    again.open(writing=False)
+    assert again.parks() == {}
+    again.close()
+    again.open()
+    start(again)
+    assert again.read("SELECT status FROM gsc_runs") == [("running",)]
+    again.close()
+
+
 def test_waiting_for_another_writer_ends_at_a_halt(sqlite_store):
     store, halt = sqlite_store, Halt()
     halt.set("enough")
@@ -459,3 +470,39 @@ def test_a_wrong_url_says_what_is_right_and_no_password(url):
     with pytest.raises(ConfigError, match="sqlite:///") as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("by_server", [False, True], ids=["SET LOCAL ROLE", "ALTER ROLE .. SET role"])
+def test_a_role_that_is_assumed_owns_the_tables_and_a_living_run_is_not_taken_for_dead(by_server):
+    """The role may not see when a process of the one who logged in was started."""
+    from gscthreads.stores.postgres import PostgresStore
+    from tests import postgres_server
+
+    psycopg2 = postgres_server.psycopg2
+    server = postgres_server.own_server()
+    login, owner = f"login_{by_server:d}", f'Owner "{by_server:d}"'
+    quoted = '"{}"'.format(owner.replace('"', '""'))
+    server.run(f"CREATE ROLE {quoted}; CREATE ROLE {login} LOGIN NOINHERIT IN ROLE {quoted}")
+    if by_server:
+        server.run(f"ALTER ROLE {login} SET role = {quoted}")
+    url = server.database()
+    with contextlib.closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {quoted} AUTHORIZATION {quoted}; ALTER SCHEMA {quoted} RENAME TO ours;"
+                       f" ALTER ROLE {login} SET search_path = ours")
+
+    def store():
+        made = PostgresStore(lambda: psycopg2.connect(url, user=login), role="" if by_server else owner)
+        made.open()
+        return made
+
+    with contextlib.closing(store()) as first:
+        start(first, PAGE)
+        assert first.read("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'ours'") == [(owner,)]
+        with contextlib.closing(store()) as second:
+            assert list(start(second, PAGE)[1]) == [PAGE]
+            with transaction(first):
+                first.publish(PAGE, DAY, pages(a=1), status=FINAL, calls=1)
+            first.close()
+            if not by_server:  # else only time tells
+                with contextlib.closing(store()) as third:
+                    assert start(third, PAGE)[1] == {}

@@ -29,21 +29,31 @@ from typing import Any, Dict, Iterator, List, NoReturn, Optional, Sequence
 
 from celery import shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.utils.time import maybe_iso8601
 from celery.worker import state as worker_state
 
 from ..config import SyncConfig
 from ..errors import ConfigError, GscError, StoreError
 from ..figures import COMPLETE, FAILED, HALTED, Result
 from ..stores import open_store
+from ..stores.base import Store
 from ..sync import Sync
 
 #: Seconds before a task that can go on later is tried again: at first, and at most.  Not more, because a broker without
 #: timers (Redis) takes a message that waits for an hour for lost, and delivers it once more.
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 1800.0
 
-#: Times a task is tried again because of faults that pass.  Waiting for a quota or another process has no such limit:
-#: give the task ``expires`` if it must not go on for ever.
+#: Times in a row that a task is tried again because of faults that pass.  Waiting for a quota or another process has no
+#: such limit: give the task ``expires`` if it must not go on for ever.
 MOST_FAULTS = 5
+
+#: Why a task is tried again: something that may pass; a site or a database that others use; Google's quota; or it was
+#: just somebody else's turn.
+FAULT, BUSY, QUOTA, TURN = "fault", "busy", "quota", "turn"
+
+#: The message header in which a try tells the next one why it is made, and how often in a row it was for that.
+#: Celery's own ``retries`` counts all of them.  No argument, because arguments are what people tell tasks apart by.
+_HEADER = "gscthreads"
 
 #: Seconds between looks whether the task was revoked.
 _LOOK = 0.5
@@ -72,20 +82,23 @@ def sync_site(self: Any, site: str, start: str = "16m", end: str = "yesterday") 
     try:
         result = _watch(run, self.request.id)
     except SoftTimeLimitExceeded as error:
-        moved = run.result is not None and run.result.days > 0
-        _again(self, error, 0.0, at_most=None if moved else MOST_FAULTS)
+        _again(self, error, TURN if _moved(run) else FAULT, seconds=0.0)
     except StoreError as error:
-        _again(self, error, _pause(self), at_most=MOST_FAULTS)
+        _again(self, error, FAULT, moved=_moved(run))
     if result.status == COMPLETE:
         return {"site": site, **{name: getattr(result, name) for name in (
             "status", "days", "rows", "calls", "http_batches", "retries", "seconds", "peak_qpm")}}
     if result.status == HALTED:
         _end_halted(self, result)
+    unfinished = SyncUnfinished(result.reason)
     if result.status == FAILED:
         if _LASTING & result.faults.keys():
             raise SyncFailed(result.reason)
-        _again(self, SyncUnfinished(result.reason), _pause(self), at_most=MOST_FAULTS)
-    _again(self, SyncUnfinished(result.reason), _pause(self, result.resume_at))
+        _again(self, unfinished, FAULT, moved=_moved(run))
+    if result.resume_at:
+        until = dt.datetime.strptime(result.resume_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
+        _again(self, unfinished, QUOTA, seconds=_until(until))
+    _again(self, unfinished, BUSY, moved=_moved(run))
 
 
 @shared_task(bind=True)
@@ -98,7 +111,7 @@ def sync_sites(
         sites = _settings(self.app).get("sites")
     if not sites or isinstance(sites, str):
         raise ConfigError("sites must be a list of properties, in the call or in the application's setting gscthreads")
-    return [sync_site.apply_async((site, start, end), expires=self.request.expires).id for site in sites]
+    return [sync_site.apply_async((site, start, end), expires=_expires(self)).id for site in sites]
 
 
 def _settings(app: Any) -> Dict[str, Any]:
@@ -166,30 +179,62 @@ def _end_halted(task: Any, result: Result) -> NoReturn:
 
 def _wait_for_quota(task: Any, store: Any, site: str) -> None:
     """Don't ask Google before the moment that the last try was told; a wait of hours comes here in several steps."""
-    if not isinstance(store, str):
+    if not isinstance(store, (str, Store)):  # which SyncConfig has words for
         return
     opened = open_store(store)
     try:
         opened.open(writing=False)
+    except StoreError:  # not there yet, or something that the sync itself deals with; or another one is using it
+        return
+    try:
         park = opened.parks().get(site)
-    except StoreError:  # not there yet, or something that the sync itself deals with
+    except StoreError:
         return
     finally:
-        opened.close()
+        opened.close()  # the sync opens it again
     if park is not None and park.until > dt.datetime.now(dt.timezone.utc):
-        _again(task, SyncUnfinished(park.reason), _pause(task, park.until.strftime("%Y-%m-%dT%H:%M:%SZ")))
+        _again(task, SyncUnfinished(park.reason), QUOTA, seconds=_until(park.until))
 
 
-def _pause(task: Any, resume_at: str = "") -> float:
-    """Seconds to leave it alone: until *resume_at*, or longer each time; at most ``LONGEST_PAUSE``."""
-    if not resume_at:
-        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(task.request.retries, 10)))
-    until = dt.datetime.strptime(resume_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
-    return min(LONGEST_PAUSE, max(1.0, (until - dt.datetime.now(dt.timezone.utc)).total_seconds() + 1.0))
+def _until(moment: dt.datetime) -> float:
+    """Seconds to *moment*, at most ``LONGEST_PAUSE``."""
+    return min(LONGEST_PAUSE, max(1.0, (moment - dt.datetime.now(dt.timezone.utc)).total_seconds() + 1.0))
 
 
-def _again(task: Any, error: Exception, seconds: float, *, at_most: Optional[int] = None) -> NoReturn:
-    """Have the task tried again in *seconds*, unless it was *at_most* times; without a worker it is just an error."""
-    if task.request.called_directly or task.request.is_eager:
+def _moved(run: Sync) -> bool:
+    """Whether *run* has brought the copy forward: then whatever ended it has come for the first time."""
+    return run.result is not None and run.result.days > 0
+
+
+def _again(
+    task: Any, error: Exception, why: str, *, moved: bool = False, seconds: Optional[float] = None
+) -> NoReturn:
+    """Have the task tried again, unless it was because of ``MOST_FAULTS`` faults in a row; without a worker it is just
+    an error.
+
+    The pause is *seconds*, or doubles each time that the same reason comes again and nothing has *moved* in between.
+    """
+    times = 1 if moved else 1 + _times(task, why)
+    if task.request.called_directly or task.request.is_eager or (why == FAULT and times > MOST_FAULTS):
         raise error
-    raise task.retry(exc=error, countdown=seconds, max_retries=at_most)
+    if seconds is None:
+        seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(times - 1, 10))
+    headers = {**(task.request.headers or {}), _HEADER: [why, times]}
+    task.request.update(headers=headers, expires=_expires(task))  # which retry() carries on
+    raise task.retry(exc=error, countdown=seconds)
+
+
+def _expires(task: Any) -> Optional[dt.datetime]:
+    """When the task expires.  Its message says that as text, which Celery 5.2 won't send again: it drops the task."""
+    expires: Optional[dt.datetime] = maybe_iso8601(task.request.expires)
+    return expires
+
+
+def _times(task: Any, why: str) -> int:
+    """How many tries in a row, up to the last one, are told to have ended for this reason."""
+    told = (task.request.headers or {}).get(_HEADER)
+    if told is None:  # older Celeries (5.2) have each header as an attribute of the request, and no dict of them
+        told = task.request.get(_HEADER)
+    if isinstance(told, (list, tuple)) and len(told) == 2 and told[0] == why and isinstance(told[1], int):
+        return told[1]
+    return 0

@@ -29,7 +29,8 @@ def open_store(url: Union[str, Store]) -> Store:
         try:
             from .postgres import PostgresStore
         except ImportError as error:
-            raise ConfigError(f"a store in Postgres needs psycopg2 ({error}): pip install psycopg2-binary") from error
+            raise ConfigError(f"a store in Postgres needs psycopg2, also beside psycopg 3 ({error}):"
+                              " pip install psycopg2-binary") from error
         return PostgresStore(url)
     if not separator and url.endswith((".db", ".sqlite", ".sqlite3")):
         raise ConfigError(f"store {_shown(url)} is a bare file name; write sqlite:/// before it")

@@ -85,16 +85,16 @@ class Store(abc.ABC):
     created = False
 
     @abc.abstractmethod
-    def open(self, *, writing: bool = True) -> None:
-        """Connect, and migrate the schema forward.
+    def open(self, *, writing: bool = True, halt: Optional[Halt] = None) -> None:
+        """Connect, and migrate the schema forward; ``Halted`` when *halt* comes while that waits for something.
 
         Not *writing*: only read; a store that does not exist is ``StoreMissing``.
         """
 
     @abc.abstractmethod
     def close(self, *, discard: bool = False) -> None:
-        """Let go of everything; twice is fine.  *discard* removes a database that this ``open`` created, unless
-        another process has begun to use it."""
+        """Let go of everything, leases included; twice is fine.  *discard* removes a database that this ``open``
+        created, unless another process has begun to use it."""
 
     def quota_ledger(self) -> QuotaLedger:
         """The budgets that all runs on this store share.  Thread-safe with the store; closed by whoever asked."""

@@ -4,10 +4,16 @@ A run is known by its line in gsc_run.  Every transaction of a run begins by add
 still counts as running and ``serial`` is what the run itself expects.  That one statement is the sign of life, the
 fence against a run that was taken for dead, the answer to "did the commit happen?" after a connection broke in the
 middle of one, and the proof that a server which has come back (as a stand-by, say) still has what was committed.
+
+A run is dead when its process is gone, which only the same machine can tell; when it isn't connected any more and has
+given no sign of life for ``BACK_SECONDS``; or when it has given none for ``LEASE_SECONDS``.  A missing connection alone
+says nothing: it may have been cut, and a run that has nothing to write notices that with its next sign of life.  Nor
+can silence count from before the server began to answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import decimal
 import functools
@@ -38,13 +44,20 @@ from .base import (
 )
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
-from .postgres_sync import PostgresLedger, lock_key
+from .postgres_sync import PostgresLedger, is_gone, lock_key, machine
 
 #: Seconds to wait for a server that went away in the middle of a run (it restarts, or fails over), and for locks.
 PATIENCE = 300.0
 
-#: Seconds for which a halted run waits for an answer of the server; then the connection is broken off.
-_GRACE = 0.5
+#: Seconds within which a run that lives has connected again: it gives a sign of life every 10, and has 5 to connect.
+BACK_SECONDS = 20.0
+
+#: Seconds for which a halted run waits for an answer of the server, before it asks it to break off what it is at, and
+#: before it gives the server up; and after the halt, before it gives a server up that answers, but slowly.
+_PROMPT, _GRACE, _LEAVE = 0.25, 0.5, 0.7
+
+#: Seconds after which an answer is slow.
+_SLOW = 0.1
 
 #: Most page URLs remembered; about 20 MB.  Beyond it the memory starts anew and ids are looked up again.
 _REMEMBERED_PAGES = 100_000
@@ -63,21 +76,25 @@ class _Transaction(NamedTuple):
 
 class PostgresStore(Store):
     """A store in the database that *where* names: a ``postgresql://`` URL, or a function that makes a connection of
-    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing."""
+    psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing.
+    *role*: who to be there, and who owns the tables; "": the one who logs in."""
 
-    def __init__(self, where: Union[str, Connect], *, schema: str = "", label: str = "Postgres") -> None:
+    def __init__(self, where: Union[str, Connect], *, schema: str = "", role: str = "",
+                 label: str = "Postgres") -> None:
         if isinstance(where, str):
             connect, label, named = connector(where)
             schema = schema or named
         else:
             connect = where
         self._connect = connect
-        self._link = Link(connect, label, schema=check_schema(schema))
+        self._label, self._schema, self._role = label, check_schema(schema), role
+        self._link = self._new_link()
         self._opened = False
         self._halt: Optional[Halt] = None
         self._run: Optional[_Transaction] = None  # as last committed
         self._pending: Optional[_Transaction] = None  # as it will be once this transaction is
         self._ended = False  # this transaction ends the run
+        self._begun_on = self._known_on = 0  # the connection of this transaction, and the one that gsc_run tells of
         self._closed = threading.Event()
         self._datasets: Dict[Dataset, int] = {}
         self._days: Dict[Tuple[Dataset, dt.date], int] = {}
@@ -88,19 +105,27 @@ class PostgresStore(Store):
     @property
     def label(self) -> str:
         """What messages call the place; no secrets."""
-        return self._link.label
+        return self._label
+
+    def _new_link(self) -> Link:
+        return Link(self._connect, self._label, schema=self._schema, role=self._role)
 
     # -- open and close
 
-    def open(self, *, writing: bool = True) -> None:
+    def open(self, *, writing: bool = True, halt: Optional[Halt] = None) -> None:
         if self._opened:
             raise StoreError(f"this store object is in use; make another one for {self.label}")
+        self._link = self._new_link()
         self._opened, self._link.access = True, "WRITE" if writing else "ONLY"
+        if halt is not None:
+            self._listen(halt)
         try:
             self._check_server()
             self._migrate(writing=writing)
         except StoreLost as error:  # there is nothing yet that would be worth waiting for
             self.close()
+            if halt is not None and halt.is_set():
+                raise Halted from error
             raise StoreError(str(error)) from error
         except BaseException:
             self.close()
@@ -125,7 +150,7 @@ class PostgresStore(Store):
             raise StoreError(f"{self.label} was written by an older gscthreads; run a sync once to bring it up to date")
         self._link.begin(f"SET LOCAL lock_timeout = {int(PATIENCE * 1000)}")
         try:
-            self._link.execute("SELECT pg_advisory_xact_lock(%s)", (self._lock_key("migrations"),))
+            self._alone("migrations")
             if not self._link.one("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (self._link.schema,)):
                 self._link.execute(f'CREATE SCHEMA "{self._link.schema}"')
             version = self._version()
@@ -144,15 +169,27 @@ class PostgresStore(Store):
         return int(self._link.one("SELECT coalesce(max(version), 0) FROM gsc_meta"))
 
     def close(self, *, discard: bool = False) -> None:
+        if self._run is not None and self._link.connected():
+            self._let_go(self._run)
         self._closed.set()
         self._link.forget()
         self._opened = False
         self._halt = self._run = self._pending = None
         self._forget_ids()
 
+    def _let_go(self, run: _Transaction) -> None:
+        """A run whose end nobody noted ends with its store: its leases need not be waited for."""
+        with contextlib.suppress(StoreError):
+            self._link.rollback()
+            if self._link.connected() and self._link.begin(
+                "UPDATE gsc_run SET status = 'killed' WHERE id = %s AND status = 'running' AND serial = %s", run
+            ).rowcount == 1:
+                self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run.run,))
+                self._link.commit()
+
     def quota_ledger(self) -> QuotaLedger:
         return PostgresLedger(Link(
-            self._connect, self.label, schema=self._link.schema, lock_timeout=0.05, statement_timeout=30.0
+            self._connect, self.label, schema=self._link.schema, role=self._role, statement_timeout=30.0
         ))
 
     def page_order(self) -> Mapping[str, int]:
@@ -168,6 +205,7 @@ class PostgresStore(Store):
         self._pending, self._ended = None, False
         if self._run is None:
             self._link.begin()
+            self._begun_on = self._link.made
             return
         run, serial = self._run
         if self._link.begin(
@@ -181,6 +219,10 @@ class PostgresStore(Store):
             if found and found[0][0] != "running":
                 raise LeaseLost(f"another sync of {self.label} took this one for dead and went on in its place")
             raise LeaseLost(f"{self.label} has lost transactions that it had confirmed (a fail-over?)")
+        self._begun_on = self._link.made
+        if self._begun_on != self._known_on:
+            backend = self._link.backend()
+            self._link.execute("UPDATE gsc_run SET backend_pid = %s, backend_start = %s WHERE id = %s", (*backend, run))
         self._pending = _Transaction(run, serial + 1)
 
     def commit(self) -> None:
@@ -193,6 +235,8 @@ class PostgresStore(Store):
             self._link.forget()
             if not self._patiently(functools.partial(self._has_committed, pending)):
                 raise
+        if pending is not None:
+            self._known_on = self._begun_on
         self._run = None if self._ended else pending
         self._pending = None
 
@@ -211,8 +255,8 @@ class PostgresStore(Store):
         self._forget_ids()  # may hold ids that were rolled back
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
-        """*attempt* until it neither loses the connection nor meets a lock.  Raises Halted, or StoreLost when patience
-        ends."""
+        """*attempt* until it neither loses the connection nor meets a lock.  Raises Halted (after a halt nothing is
+        attempted twice), or StoreLost when patience ends."""
         deadline = time.monotonic() + PATIENCE
         pause = 0.0  # a connection that broke is found out only by its next use: the first time proves nothing
         while True:
@@ -222,7 +266,7 @@ class PostgresStore(Store):
                 self._link.rollback()
                 if time.monotonic() > deadline:
                     raise
-                if pause and self._wait(pause):
+                if self._wait(pause):
                     raise Halted from error
                 pause = 0.1
 
@@ -237,21 +281,30 @@ class PostgresStore(Store):
         if self._halt is halt:
             return
         self._halt = halt
-
-        closed = self._closed = threading.Event()
+        self._closed.set()
+        link, closed = self._link, threading.Event()
+        self._closed = closed
 
         def watch() -> None:
+            asked = False
             while not closed.wait(0.05):
-                if self._link.waiting() > _GRACE:
-                    self._link.interrupt()
+                waiting = link.waiting()
+                if waiting > _GRACE or waiting > _SLOW and time.monotonic() > (halt.set_at or 0.0) + _LEAVE:
+                    link.give_up()
+                elif waiting > _PROMPT and not asked:
+                    asked = True
+                    link.cancel()
 
         halt.on_set(threading.Thread(target=watch, name=f"{__name__}-watch", daemon=True).start)
 
     def _alone(self, name: str) -> None:
         """Be the only transaction that does what *name* names, until it ends."""
+        deadline = time.monotonic() + PATIENCE
         while not self._link.one("SELECT pg_try_advisory_xact_lock(%s)", (self._lock_key(name),)):
             if self._wait(0.02):
                 raise Halted
+            if time.monotonic() > deadline:
+                raise StoreLost(f"{self.label}: another process keeps its lock on {name}")
 
     def _lock_key(self, name: str) -> int:
         return lock_key(self._link.schema, name)
@@ -479,9 +532,9 @@ class PostgresStore(Store):
         for number, in self._link.rows("SELECT id FROM gsc_run WHERE status = 'running' ORDER BY id"):
             self._lives(number)
         run = int(self._link.one(
-            "INSERT INTO gsc_run (started_at, status, settings, host, pid, beat, backend_pid, backend_start)"
-            " VALUES (clock_timestamp(), 'running', %s, %s, %s, clock_timestamp(), %s, %s) RETURNING id",
-            (settings, _plain(socket.gethostname()), os.getpid(), *self._link.backend()),
+            "INSERT INTO gsc_run (started_at, status, settings, host, machine, pid, beat, backend_pid, backend_start)"
+            " VALUES (clock_timestamp(), 'running', %s, %s, %s, %s, clock_timestamp(), %s, %s) RETURNING id",
+            (settings, _plain(socket.gethostname()), machine(), os.getpid(), *self._link.backend()),
         ))
         self._pending = _Transaction(run, 0)
         return run
@@ -508,14 +561,21 @@ class PostgresStore(Store):
     def _lives(self, run: int) -> bool:
         """Whether a run that counts as running does; if not, it becomes killed and its leases are free.
 
-        Its server process ends with it, unless a pooler stands between; then only time tells.
+        What a dead process has left its server process to do is waited for: that has locked the run's line.
         """
+        found = self._link.rows("SELECT host, machine, pid FROM gsc_run WHERE id = %s", (run,))
+        here = (_plain(socket.gethostname()), machine())
+        gone = bool(found) and found[0][:2] == here and is_gone(found[0][2])
         dead = self._link.execute(
-            "UPDATE gsc_run r SET status = 'killed' WHERE id = %s AND status = 'running' AND ("
-            " beat < clock_timestamp() - %s * interval '1 second'"
-            " OR backend_pid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid"
+            "UPDATE gsc_run r SET status = 'killed'"
+            " FROM (SELECT clock_timestamp() - greatest(pg_postmaster_start_time(), max(backend_start))"
+            "       FROM pg_stat_activity WHERE backend_type = 'walwriter') s (up)"  # also after a crash, a promotion
+            " WHERE id = %s AND status = 'running' AND (%s"
+            " OR least(clock_timestamp() - beat, up) > %s * interval '1 second'"
+            " OR least(clock_timestamp() - beat, up) > %s * interval '1 second'"
+            " AND backend_pid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid"
             " AND coalesce(a.backend_start, r.backend_start) = r.backend_start))",
-            (run, LEASE_SECONDS),
+            (run, gone, LEASE_SECONDS, BACK_SECONDS),
         )
         if dead.rowcount != 1:
             return bool(self._link.rows("SELECT 1 FROM gsc_run WHERE id = %s AND status = 'running'", (run,)))

@@ -6,10 +6,12 @@ nothing is prepared), so that a pooler in transaction mode (pgbouncer) may stand
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import re
 import socket
+import threading
 import time
 import urllib.parse
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -43,26 +45,31 @@ _FULL = {"53100"}
 class Link:
     """Runs statements, always inside a transaction.  One thread at a time.
 
-    *label* names the place in messages, without a password.  Every method raises StoreError, ``StoreFull`` or
+    *label* names the place in messages, without a password.  *role*: who to be in place of the one who logged in
+    (``SET ROLE``).  Every method raises StoreError, ``StoreFull`` or
     ``StoreLost``; after the latter nothing of the transaction is there, unless it came from ``commit``.
     """
 
-    def __init__(self, connect: Connect, label: str, *, schema: str = "", lock_timeout: float = 0.5,
+    def __init__(self, connect: Connect, label: str, *, schema: str = "", role: str = "", lock_timeout: float = 0.5,
                  statement_timeout: float = 600.0) -> None:
         self.label = label
         self.schema = schema
+        self.role = role
+        # For each transaction, as a pooler would give a role that was set for the session to somebody else.
+        self._become = 'SET LOCAL ROLE "{}";'.format(role.replace('"', '""')) if role else ""
+        self.lock_timeout = lock_timeout
         self._connect = connect
-        self._timeouts = (
-            f"SET LOCAL lock_timeout = {int(lock_timeout * 1000)};"
-            f" SET LOCAL statement_timeout = {int(statement_timeout * 1000)};"
-            " SET LOCAL idle_in_transaction_session_timeout = 60000;"
-            " SET LOCAL extra_float_digits = 1;"
-        )
+        self._statement_timeout = statement_timeout
         self._connection: Any = None
         self._process = 0
         self._asked_at: Optional[float] = None
+        self._making: "Optional[concurrent.futures.Future[Any]]" = None  # the connection, while it is being made
+        self._given_up = False
+        self._backend: Tuple[Optional[int], Any] = (None, None)  # as far as that was asked for
+        self._committing = False
         self.access = "WRITE"  # or "ONLY", which also a stand-by allows
         self.in_transaction = False
+        self.made = 0  # connections so far
 
     # -- transactions
 
@@ -77,7 +84,11 @@ class Link:
         # Whoever set synchronous_commit = off accepts that commits are lost after the server has confirmed them; we go
         # on from what it has confirmed, so they must not be.
         return self.execute(
-            f"BEGIN ISOLATION LEVEL READ COMMITTED READ {self.access}; {self._timeouts}"
+            f"BEGIN ISOLATION LEVEL READ COMMITTED READ {self.access}; {self._become}"
+            f" SET LOCAL lock_timeout = {int(self.lock_timeout * 1000)};"
+            f" SET LOCAL statement_timeout = {int(self._statement_timeout * 1000)};"
+            " SET LOCAL idle_in_transaction_session_timeout = 60000;"
+            " SET LOCAL extra_float_digits = 1;"
             f' SET LOCAL search_path TO "{self.schema}", pg_temp;'
             " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';"
             f" {then}",
@@ -86,19 +97,19 @@ class Link:
 
     def commit(self) -> None:
         """Raises StoreLost when there is no telling whether it happened."""
+        self._committing = True
         try:
             self.execute("COMMIT")
         finally:
-            self.in_transaction = False
+            self._committing = self.in_transaction = False
 
     def rollback(self) -> None:
         """Undo; never raises."""
         self.in_transaction = False
         if self._connection is not None:
-            with contextlib.suppress(psycopg2.Error, StoreError):
-                if not self._connection.closed:
-                    self._connection.cursor().execute("ROLLBACK")
-                    return
+            with contextlib.suppress(StoreError):
+                self.execute("ROLLBACK")
+                return
             self.forget()
 
     # -- statements
@@ -128,8 +139,13 @@ class Link:
     def backend(self) -> Tuple[Optional[int], Any]:
         """(process id, start) of the server process of this connection; (None, None) behind a pooler, where another
         one may serve each transaction."""
+        if self.role:  # which may not see when a process of the one who logged in was started
+            self.execute("SET LOCAL ROLE NONE")
         pid, started = self.rows("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")[0]
-        return (pid, started) if pid == self._connection.get_backend_pid() else (None, None)
+        if self.role:
+            self.execute(self._become)
+        self._backend = (pid, started) if started and pid == self._connection.get_backend_pid() else (None, None)
+        return self._backend
 
     # -- the connection
 
@@ -139,9 +155,11 @@ class Link:
             if self._connection is not None and self._process != os.getpid():
                 self._connection = None  # a fork: the connection is our parent's, not to be closed by us
             if self._connection is None:
-                made = self._connect()
+                made = self._make()
                 made.autocommit = True  # transactions begin where we say so
                 self._connection, self._process = made, os.getpid()
+                self._backend = (None, None)
+                self.made += 1
                 encoding = made.get_parameter_status("server_encoding")
                 if encoding not in ("UTF8", None):
                     raise StoreError(f"{self.label} stores text as {encoding}; gscthreads needs a database in UTF8")
@@ -149,21 +167,74 @@ class Link:
                     made.set_client_encoding("UTF8")
             if not self.schema:
                 cursor = self._connection.cursor()
-                cursor.execute("SELECT current_schema()")
+                cursor.execute(f"{self._become} SELECT current_schema()")  # one query is one transaction
                 found = cursor.fetchone()[0]
                 if found is None:
                     raise StoreError(f"{self.label}: the role has no schema to make tables in; name one: ?schema=gsc")
                 self.schema = check_schema(found)
             return self._connection
 
+    def _make(self) -> Any:
+        """A new connection.  Nothing reaches libpq while it makes one, so a thread does that, which ``give_up`` leaves
+        behind: a daemon, for no interpreter waits for those, which closes what it gets too late."""
+        making: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
+
+        def make() -> None:
+            try:
+                made = self._connect()
+            except BaseException as error:
+                with contextlib.suppress(concurrent.futures.InvalidStateError):
+                    making.set_exception(error)
+                return
+            try:
+                making.set_result(made)
+            except concurrent.futures.InvalidStateError:
+                made.close()
+
+        self._making = making
+        try:
+            if self._given_up:  # looked at after _making was written, as give_up writes before it reads that
+                raise StoreLost(f"{self.label} did not answer in time")
+            threading.Thread(target=make, name=f"{__name__}-connect", daemon=True).start()
+            return making.result()
+        except concurrent.futures.CancelledError:
+            raise StoreLost(f"{self.label} did not answer in time") from None
+        except RuntimeError as error:  # the interpreter is exiting, or there are too many threads
+            raise StoreLost(f"can't connect to {self.label}: {error}") from error
+        finally:
+            self._making = None
+
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._connection is not None and not self._connection.closed and self._process == os.getpid()
+
     def waiting(self) -> float:
         """Seconds for which the server has owed an answer.  Thread-safe."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else time.monotonic() - asked_at
 
-    def interrupt(self) -> None:
-        """Break the connection off from another thread: whatever waits for the server ends at once."""
-        connection = self._connection
+    def cancel(self) -> None:
+        """From another thread: ask the server to break off the statement it is at, unless that is a COMMIT.  The
+        connection stays.  Returns at once, whatever the server does; nothing happens where ``backend`` knows none."""
+        process = self._backend
+        if process[0] is None or self._committing:
+            return
+
+        def ask() -> None:
+            # Not connection.cancel(), which holds the interpreter lock for as long as the server hangs.
+            with contextlib.suppress(Exception), contextlib.closing(self._connect()) as other:
+                other.cursor().execute(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s", process
+                )
+
+        threading.Thread(target=ask, name=f"{__name__}-cancel", daemon=True).start()
+
+    def give_up(self) -> None:
+        """From another thread: whatever waits for the server ends at once, and no other connection is made."""
+        self._given_up = True
+        making, connection = self._making, self._connection
+        if making is not None:
+            making.cancel()
         with contextlib.suppress(Exception):  # it may be closed, or being closed, by its own thread
             broken = socket.socket(fileno=os.dup(connection.fileno()))
             try:
@@ -181,7 +252,7 @@ class Link:
 
     def _usable(self) -> Any:
         """The connection, inside a transaction: never a new one in the middle of it."""
-        if self._connection is None or self._connection.closed or self._process != os.getpid():
+        if not self.connected():
             self._connection = None
             raise StoreLost(f"the connection to {self.label} is gone")
         return self._connection

@@ -144,8 +144,13 @@ SELECT d.id, s.site, s.report, s.search_type, d.date, d.status, d.rows, d.calls,
 CREATE VIEW gsc_keyed_runs AS SELECT id AS run_id, {_RUNS};
 """
 
+_MACHINE = """
+-- where pid means something (stores/postgres_sync.py); NULL, as for runs of before: nowhere
+ALTER TABLE gsc_run ADD COLUMN machine text;
+"""
+
 #: Each entry lifts the schema by one version (gsc_meta).  Append only: users' databases hold every older version.
-MIGRATIONS = (_TABLES + _VIEWS,)
+MIGRATIONS = (_TABLES + _VIEWS, _MACHINE)
 
 #: The staged slices of a day become its rows.  Rows that repeat across slices count once, as first served.
 PUBLISH_STAGED = """

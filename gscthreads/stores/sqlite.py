@@ -70,7 +70,7 @@ class SQLiteStore(Store):
 
     # -- open and close
 
-    def open(self, *, writing: bool = True) -> None:
+    def open(self, *, writing: bool = True, halt: Optional[Halt] = None) -> None:
         if self._db is not None:
             raise StoreError(f"this store object is in use; make another one for {self.path}")
         self.created = False
@@ -80,7 +80,7 @@ class SQLiteStore(Store):
         try:
             with self._errors():
                 if writing:
-                    self._open_for_writing()
+                    self._open_for_writing(halt)
                 else:
                     self._db = self._connect()
                     self._db.execute("PRAGMA query_only = ON")
@@ -90,9 +90,9 @@ class SQLiteStore(Store):
             self.close(discard=True)
             raise
 
-    def _open_for_writing(self) -> None:
+    def _open_for_writing(self, halt: Optional[Halt]) -> None:
         self._sync_created = not os.path.exists(self._sync.path)
-        with self._sync.alone():
+        with self._sync.alone(halt):
             self._run_lock = RunLock(self.path)  # first: who is about to discard the database looks for it
             self.created = not self.shared and not os.path.exists(self.path)
             self._db = self._connect()
@@ -117,7 +117,8 @@ class SQLiteStore(Store):
         made = (["", "-wal", "-shm"] if self.created else []) + (
             ["-sync", "-sync-wal", "-sync-shm"] if self._sync_created else []
         )
-        with contextlib.suppress(sqlite3.Error, StoreError), self._sync.alone():
+        # Whoever holds the mutex for longer is about to use the database.
+        with contextlib.suppress(sqlite3.Error, StoreError), self._sync.alone(patience=0.2):
             for suffix in [] if others(self.path, token) else made:
                 with contextlib.suppress(OSError):
                     os.unlink(self.path + suffix)
@@ -588,7 +589,7 @@ class SQLiteStore(Store):
             if "unable to open" in text:
                 raise StoreError(f"can't open {self.path} for writing") from error
             if "not a database" in text or "malformed" in text:
-                raise StoreError(f"{self.path} is damaged or not a SQLite database ({text}); name another file") from error
+                raise StoreError(f"{self.path} is damaged or not a SQLite database ({text}); name another") from error
             raise StoreError(f"{self.path}: {text}") from error
 
 

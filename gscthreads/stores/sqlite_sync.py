@@ -17,6 +17,7 @@ import uuid
 from typing import Any, Callable, Iterator, Optional, Sequence
 
 from ..errors import StoreError, StoreLocked
+from ..halt import Halt, Halted
 from ..quota import QuotaLedger, States, T
 
 #: Seconds to wait for another process that opens (and perhaps migrates) the same file.
@@ -90,9 +91,10 @@ class SyncFile(QuotaLedger):
         self._db: Optional[sqlite3.Connection] = None
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the mutex.  Raises StoreLocked when another process keeps it for a minute."""
-        database = self._begin_patiently()
+    def alone(self, halt: Optional[Halt] = None, patience: float = _PATIENCE) -> Iterator[None]:
+        """Hold the mutex.  Raises StoreLocked when another process keeps it for *patience* seconds, ``Halted`` when
+        *halt* comes earlier."""
+        database = self._begin_patiently(halt or Halt(), patience)
         try:
             yield
         finally:
@@ -132,8 +134,8 @@ class SyncFile(QuotaLedger):
             with contextlib.suppress(sqlite3.Error):
                 database.close()
 
-    def _begin_patiently(self) -> sqlite3.Connection:
-        deadline = time.monotonic() + _PATIENCE
+    def _begin_patiently(self, halt: Halt, patience: float) -> sqlite3.Connection:
+        deadline = time.monotonic() + patience
         while True:
             try:
                 database = self._connection()
@@ -143,7 +145,8 @@ class SyncFile(QuotaLedger):
                     raise
                 if time.monotonic() > deadline:
                     raise StoreLocked(f"{self.path} is held by another process") from error
-                time.sleep(0.01)  # before a run there is no halt to listen to
+                if halt.wait(0.01):
+                    raise Halted from error
                 continue
             if os.path.exists(self.path) and os.stat(self.path).st_ino == self._inode:
                 return database

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from typing import Any, Dict, List, Optional
+from unittest import mock
 
 import gscthreads
 from gscthreads import pacific
@@ -134,6 +135,9 @@ class _Chaos:
         with contextlib.ExitStack() as stack:
             self.sim = stack.enter_context(Simulator(sites=[site], **scenario.options))
             self.sim.clock.set(self.today)
+            if self.server is not None:
+                # A run that ends while the server is away leaves its leases, and a process that lives.
+                stack.enter_context(mock.patch("gscthreads.stores.postgres.BACK_SECONDS", 0.5))
             stack.enter_context(slices_of(scenario.limit))
             stack.enter_context(switch_interval(scenario.switch))
             stack.enter_context(installed(self.seams, self.recorder))
@@ -174,7 +178,7 @@ class _Chaos:
         store = SeamStore(open_store(checks.url_of(self.path)), self.seams, self.recorder)
         config = gscthreads.SyncConfig(
             sites=[SITE], store=store, credentials=self.sim.credentials(), start=self.dates[0], end=self.dates[-1],
-            api_root=self.sim.url, force=plan.force, **self.scenario.settings,
+            api_root=self.sim.url, force=plan.force, wait=self.server is not None, **self.scenario.settings,
         )
         run = gscthreads.Sync(config, today=None if self.scenario.jumps else self.today)
         for point in (plan.halt,) if plan.halt else ():

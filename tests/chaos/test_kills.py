@@ -50,7 +50,6 @@ def settings(sim, path, dates, **more):
     return {
         "sites": [small.SITE], "store": checks.url_of(path), "credentials": sim.credentials(), "start": dates[-1],
         "end": dates[0], "api_root": sim.url, "rate_limit_enabled": False, "batch_size": 3,
-        "wait": checks.is_url(path),  # a moment: the killed run's server process may not have noticed yet
         **more,
     }
 

@@ -8,8 +8,11 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import threading
+import time
 import urllib.parse
 
 import pytest
@@ -19,11 +22,13 @@ from gscthreads.errors import LeaseLost, StoreLost
 from gscthreads.halt import Halt
 from gscthreads.stores import open_store, postgres
 from gscthreads.stores.postgres_link import Link
+from gscthreads.stores.postgres_sync import lock_key
 
 from tests import postgres_server
 
 from . import checks, seams, small
 
+psycopg2 = pytest.importorskip("psycopg2")
 DATES = small.days(12)
 POINTS = [f"store.{name}.{when}" for name in ("begin", "stage", "publish", "save_run", "commit")
           for when in ("before", "after")]
@@ -119,13 +124,16 @@ def test_a_server_that_stays_away_parks_the_run_and_the_same_call_goes_on(sim, s
     assert (result.status, result.exit_status) == ("parked", 3)
     assert "postgresql://" in result.reason
     acknowledged, seen = checks.ledger(url, small.LIMIT), len(sim.log)
-    assert gscthreads.Sync(small.config(sim, url, DATES)).run().status == "complete"
+    # Its end could not be noted, and its process lives: until it should have come back its datasets are not free.
+    monkeypatch.setattr(postgres, "BACK_SECONDS", 0.3)
+    assert gscthreads.Sync(small.config(sim, url, DATES, wait=True)).run().status == "complete"
     assert not acknowledged.intersection(small.asked_since(sim, seen))
     small.assert_truth(sim, url, DATES)
 
 
 @pytest.mark.parametrize("where", ["stage", "publish", "commit"])
-def test_a_halt_works_while_the_server_does_not_answer(where, sim, server, url):
+def test_a_halt_works_while_the_server_does_not_answer(where, sim, server, url, monkeypatch):
+    monkeypatch.setattr(postgres, "BACK_SECONDS", 0.1)  # this process lives, and could not note the end of the run
     points, stopped = seams.Seams(), threading.Event()
     frozen = []
 
@@ -150,6 +158,137 @@ def test_a_halt_works_while_the_server_does_not_answer(where, sim, server, url):
     small.assert_truth(sim, url, DATES)
 
 
+@contextlib.contextmanager
+def hanging(server):
+    """The whole server, and whoever it would start, answers nobody."""
+    def tell(number):
+        for pid in server.processes():
+            with contextlib.suppress(ProcessLookupError):  # one that was just ending
+                os.kill(pid, number)
+
+    try:
+        tell(signal.SIGSTOP)
+        tell(signal.SIGSTOP)  # those that were started meanwhile; there are no more now
+        yield
+    finally:
+        tell(signal.SIGCONT)
+
+
+def halted(run):
+    """Halt *run*, which then ends soon.  The bound is for loaded machines: what hangs, hangs for 5 seconds or more."""
+    began = time.monotonic()
+    run.halt("enough")
+    result = run.wait(60)
+    assert (result.status, result.reason, result.exit_status) == ("halted", "enough", 3)
+    assert time.monotonic() - began < 3.0
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["rows", "rows and budget"])
+@pytest.mark.parametrize("where", ["begin", "stage", "publish", "commit"])
+def test_a_halt_works_while_the_whole_server_hangs(where, limited, sim, server, url, monkeypatch):
+    monkeypatch.setattr(postgres, "BACK_SECONDS", 0.1)
+    points, reached, go_on = seams.Seams(), threading.Event(), threading.Event()
+
+    def wait(words):
+        reached.set()
+        assert go_on.wait(30)
+
+    points.at(f"store.{where}.before", 3, wait)
+    values = {"rate_limit_enabled": limited, "qpm_limit": 40_000, "batch_size": 1}
+    with gscthreads.Sync(small.config(sim, seams.SeamStore(open_store(url), points), DATES, **values)) as run:
+        run.start()
+        assert reached.wait(30)
+        with hanging(server):
+            go_on.set()
+            halted(run)
+    assert gscthreads.Sync(small.config(sim, url, DATES, wait=True)).run().status == "complete"
+    small.assert_truth(sim, url, DATES)
+
+
+def test_a_halt_works_while_a_run_connects_again(sim, server, url, monkeypatch):
+    monkeypatch.setattr(postgres, "BACK_SECONDS", 0.1)
+    points, reached, go_on, tries = seams.Seams(), threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def wait(words):
+        while server.cut(url):  # until the last one has ended: a server process that hangs breaks no connection
+            threading.Event().wait(0.01)
+        reached.set()
+        assert go_on.wait(30)
+
+    connect = psycopg2.connect
+    points.at("store.stage.before", 3, wait)
+    with gscthreads.Sync(small.config(sim, seams.SeamStore(open_store(url), points), DATES)) as run:
+        run.start()
+        assert reached.wait(30)
+        with hanging(server):
+            monkeypatch.setattr(psycopg2, "connect", lambda **named: (tries.release(), connect(**named))[1])
+            go_on.set()
+            assert tries.acquire(timeout=30)
+            halted(run)
+    monkeypatch.undo()
+    monkeypatch.setattr(postgres, "BACK_SECONDS", 0.1)
+    assert gscthreads.Sync(small.config(sim, url, DATES, wait=True)).run().status == "complete"
+    small.assert_truth(sim, url, DATES)
+
+
+def test_a_halt_works_while_a_server_does_not_answer_the_first_time(sim):
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        place = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/db"
+        with gscthreads.Sync(small.config(sim, place, DATES)) as run:
+            run.start()
+            silent.settimeout(30)
+            with contextlib.closing(silent.accept()[0]):
+                halted(run)
+    assert not [each for each in threading.enumerate() if each.name.startswith("gscthreads") and not each.daemon]
+
+
+def test_an_interpreter_ends_while_it_connects(sim, tmp_path):
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        place = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/db?connect_timeout=0"  # 0: for ever
+        script = (
+            f"import gscthreads; from gscthreads import Sync, SyncConfig\n"
+            f"run = Sync(SyncConfig(sites=['{small.SITE}'], store={place!r}, credentials=lambda: 'token'))\n"
+            "run.start()\ninput()\n"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        silent.settimeout(30)
+        with contextlib.closing(silent.accept()[0]):
+            process.communicate(b"\n", timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("lock", ["migrations", "runs"])
+def test_a_halt_works_while_another_process_keeps_a_lock(lock, sim, server, url):
+    with contextlib.closing(psycopg2.connect(url)) as other:
+        other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (lock_key("public", lock),))
+        with gscthreads.Sync(small.config(sim, url, DATES)) as run:
+            run.start()
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()" \
+                      " AND query LIKE '%pg_try_advisory_xact_lock%' AND datname = current_database()"
+            while not postgres_server._run(url, waiting):
+                threading.Event().wait(0.01)
+            halted(run)
+    assert gscthreads.Sync(small.config(sim, url, DATES)).run().status == "complete"
+
+
+def test_a_halt_breaks_off_a_long_statement_and_the_end_of_the_run_is_noted(sim, server, url):
+    points, reached = seams.Seams(), threading.Event()
+
+    def be_long(words):
+        reached.set()
+        store.inner._link.execute("SELECT pg_sleep(60)")
+
+    points.at("store.publish.after", 3, be_long)
+    store = seams.SeamStore(open_store(url), points)
+    with gscthreads.Sync(small.config(sim, store, DATES)) as run:
+        run.start()
+        assert reached.wait(30)
+        halted(run)
+    assert postgres_server._run(url, "SELECT status FROM gsc_runs") == "halted"
+    assert gscthreads.Sync(small.config(sim, url, DATES)).run().status == "complete"
+    small.assert_truth(sim, url, DATES)
+
+
 def test_a_server_that_lost_what_it_had_confirmed_is_noticed(url):
     store = open_store(url)
     with contextlib.closing(store):
@@ -165,6 +304,147 @@ def test_a_server_that_lost_what_it_had_confirmed_is_noticed(url):
         store._link.commit()  # as a stand-by that had not got everything
         with pytest.raises(LeaseLost, match="lost transactions"):
             store.begin(Halt())
+
+
+@pytest.mark.parametrize("how", ["VACUUM", "VACUUM FULL", "ANALYZE"])
+def test_the_tables_are_vacuumed_all_the_while(how, sim, url):
+    """VACUUM FULL takes each table for itself, again and again: what meets it is done again."""
+    with contextlib.closing(open_store(url)) as store:
+        store.open()
+    tables = [f"gsc_{name}" for name in ("run", "lease", "dataset", "day", "slice", "page", "fact", "stage", "lifetime",
+                                         "quota")]
+    rounds, ended, failed = threading.Semaphore(0), threading.Event(), []
+
+    def vacuum():
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
+            while not ended.is_set():
+                for table in tables:
+                    try:
+                        cursor.execute(f"{how} {table}")
+                    except psycopg2.errors.DeadlockDetected:  # it or we: both may be done again
+                        pass
+                    except psycopg2.Error as error:
+                        failed.append(error)
+                        ended.set()
+                rounds.release()
+
+    points = seams.Seams()
+    for passage in range(2, 12):  # between two transactions: so that some begin while it is at work
+        points.at("store.begin.before", passage, lambda words: rounds.acquire(timeout=30))
+    values = {"rate_limit_enabled": True, "qpm_limit": 40_000, "batch_size": 1}
+    thread = threading.Thread(target=vacuum)
+    thread.start()
+    try:
+        assert sync(sim, url, points, **values).status == "complete"
+    finally:
+        ended.set()
+        thread.join()
+    assert not failed and points.passed["store.begin.before"] > 11
+    small.assert_truth(sim, url, DATES)
+
+
+# -- who lives
+
+
+def test_a_run_that_lost_its_connection_is_not_taken_for_dead(sim, server, url):
+    points, reached, go_on = seams.Seams(), threading.Event(), threading.Event()
+
+    def wait_for_the_other(words):
+        reached.set()
+        assert go_on.wait(60)
+
+    points.at("store.commit.after", 4, lambda words: server.cut(url))
+    points.at("store.commit.after", 8, wait_for_the_other)  # connected anew by then
+    points.at("store.begin.before", 12, lambda words: server.cut(url))
+    values = {"batch_size": 1, "reports": ["page"]}
+    with gscthreads.Sync(small.config(sim, seams.SeamStore(open_store(url), points), DATES, **values)) as first:
+        first.start()
+        assert reached.wait(30)
+        second = gscthreads.Sync(small.config(sim, url, DATES[:2], reports=["page_query"]))
+        assert second.run().status == "complete"
+        server.cut(url)  # and now nothing connects anew before the next one looks
+        third = gscthreads.Sync(small.config(sim, url, DATES[:2])).run()
+        assert {each.report: each.status for each in third.datasets} == {"page": "parked", "page_query": "complete"}
+        go_on.set()
+        assert first.wait(60).status == "complete"
+    assert gscthreads.Sync(small.config(sim, url, DATES)).run().status == "complete"
+    small.assert_truth(sim, url, DATES)
+
+
+PAGE = gscthreads.Dataset(small.SITE, gscthreads.Report("page", ("page",)), "web")
+
+
+@contextlib.contextmanager
+def transaction(store):
+    store.begin(Halt())
+    yield
+    store.commit()
+
+
+def claimed(store):
+    """Whether *store*, as a run of its own, gets the lease."""
+    with transaction(store):
+        store.start_run("{}")
+        return not store.claim([PAGE])
+
+
+@pytest.fixture
+def stores(url):
+    """Three processes' stores, as it were."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(contextlib.closing(open_store(url))) for _ in range(3)]
+        for store in made:
+            store.open()
+        yield made
+
+
+def change(url, what):
+    """Change the line of the first run."""
+    postgres_server._run(url, f"UPDATE gsc_run SET {what} WHERE id = 1")
+
+
+def test_a_new_connection_is_noted_with_the_next_transaction_that_is_committed(server, url, stores):
+    first, reader, _ = stores
+    assert claimed(first)
+    server.cut(url)
+    first.begin(Halt())
+    first.rollback()
+    with transaction(first):
+        pass
+    reader.begin(Halt())  # connects anew as well
+    assert reader.read("SELECT r.backend_pid = a.pid FROM gsc_run r LEFT JOIN pg_stat_activity a"
+                       " ON a.pid = r.backend_pid AND a.backend_start = r.backend_start") == [(True,)]
+
+
+def test_without_a_connection_a_run_is_dead_when_it_has_not_come_back_for_long(server, url, stores):
+    first, second, third = stores
+    assert claimed(first)
+    change(url, "machine = 'another one'")
+    change(url, f"beat = beat - interval '{postgres.LEASE_SECONDS - 5} seconds'")
+    assert not claimed(second)  # it is connected
+    server.cut(url)
+    change(url, "beat = clock_timestamp()")
+    assert not claimed(second)  # the connection may have been cut
+    change(url, f"beat = beat - interval '{postgres.BACK_SECONDS + 1} seconds'")
+    server.stop()
+    server.start()
+    assert not claimed(third)  # nobody can have come back earlier
+    with transaction(first):
+        pass
+
+
+def test_who_is_not_connected_and_silent_is_dead(server, url, stores, monkeypatch):
+    first, second, third = stores
+    assert claimed(first)
+    change(url, "machine = 'another one'")
+    monkeypatch.setattr(postgres, "BACK_SECONDS", -1.0)  # as if that long had gone by
+    assert not claimed(second)  # connected
+    server.cut(url)
+    assert claimed(third)
+    with pytest.raises(LeaseLost, match="took this one for dead"):
+        first.begin(Halt())
 
 
 ODD_SETTINGS = {

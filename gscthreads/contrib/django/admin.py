@@ -85,9 +85,21 @@ class _List(ChangeList):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.title = self.heading()
+        if not self.result_count and not Run.objects.exists():
+            self.title += ": nothing yet, run manage.py gsc_sync"
 
     def heading(self) -> str:
         return str(self.opts.verbose_name_plural).capitalize()
+
+    def get_results(self, request: Any) -> None:
+        super().get_results(request)
+        if not self.query and not self.get_filters_params():
+            self.full_result_count = self.result_count  # or the page offers to "show all" of what it shows
+
+    def get_ordering_field_columns(self) -> Any:
+        """Of the order that nobody asked for only the first column is marked: marks make columns wide."""
+        marked = super().get_ordering_field_columns()
+        return marked if "o" in self.params else dict(list(marked.items())[:1])
 
 
 class _ReadOnlyAdmin(admin.ModelAdmin):
@@ -95,6 +107,8 @@ class _ReadOnlyAdmin(admin.ModelAdmin):
     show_full_result_count = False
     paginator = BoundedPaginator
     list_max_show_all = 500
+    if hasattr(admin, "ShowFacets"):  # from Django 5.0 on; to count for each choice is a pass over all rows
+        show_facets = admin.ShowFacets.NEVER
     hidden: Tuple[str, ...] = ()
     change_list_class = _List
 
@@ -138,8 +152,21 @@ def _column(words: str, order: str) -> Any:
     return decorate
 
 
-def _number(value: Optional[int]) -> str:
-    return "–" if value is None else format_html('<span style="white-space: nowrap">{}</span>', f"{value:,}")
+def _number(value: Optional[float], decimals: int = 0, unit: str = "") -> str:
+    """A number as the language writes it, below others of its column."""
+    if value is None:
+        return "–"
+    text = formats.number_format(round(value, decimals), decimals, force_grouping=True) + unit  # else cut off
+    return format_html('<span style="{}">{}</span>', _IN_COLUMN, text)
+
+
+def _text(value: Optional[str], short: str = "", *, width: int) -> str:
+    """A text that may be broken anywhere beyond *width*, or a long one would push the numbers off the screen."""
+    style = f"min-width: {width}em; overflow-wrap: anywhere"
+    return format_html('<div style="{}" title="{}">{}</div>', style, value, short or value) if value else "–"
+
+
+_IN_COLUMN = "display: inline-block; min-width: 3.5em; text-align: right; white-space: nowrap"
 
 
 class _TrafficAdmin(_ReadOnlyAdmin):
@@ -155,18 +182,22 @@ class _TrafficAdmin(_ReadOnlyAdmin):
 
     @_column("CTR", "ctr")
     def ctr_(self, row: Any) -> str:
-        return "–" if row.ctr is None else f"{row.ctr:.1%}"
+        return _number(None if row.ctr is None else 100 * row.ctr, 1, "%")
 
     @_column("position", "position")
     def position_(self, row: Any) -> str:
-        return "–" if row.position is None else f"{row.position:.1f}"
+        return _number(row.position, 1)
 
     @_column("page", "page")
     def page_(self, row: Any) -> str:
-        """The page's address, its middle cut when it is long; whole when pointed at."""
+        """The page's address, its middle cut when it is long, without what is usual; whole when pointed at."""
         page = row.page or ""
-        short = page if len(page) <= 80 else f"{page[:45]}…{page[-34:]}"
-        return format_html('<span title="{}">{}</span>', page, short) if page else "–"
+        short = page[8:] if page.startswith("https://") else page
+        return _text(page, short if len(short) <= 80 else f"{short[:45]}…{short[-34:]}", width=13)
+
+    @_column("query", "query")
+    def query_(self, row: Any) -> str:
+        return _text(row.query, width=8)
 
     @_column("page", "page")
     def open_page(self, row: Any) -> str:
@@ -176,9 +207,9 @@ class _TrafficAdmin(_ReadOnlyAdmin):
         return format_html('<a href="{}" rel="noopener noreferrer" target="_blank">{}</a>', page, page)
 
     def get_fields(self, request: Any, obj: Any = None) -> List[str]:
-        replaced = {"page": "open_page", "clicks": "clicks_", "impressions": "impressions_", "ctr": "ctr_",
-                    "position": "position_"}
-        return [replaced.get(name, name) for name in super().get_fields(request, obj)]
+        """What the row is about, and then its numbers."""
+        names = [name for name in super().get_fields(request, obj) if f"{name}_" not in _TRAFFIC_COLUMNS]
+        return ["open_page" if name == "page" else name for name in names] + list(_TRAFFIC_COLUMNS)
 
     def get_readonly_fields(self, request: Any, obj: Any = None) -> List[str]:
         return self.get_fields(request, obj)
@@ -207,6 +238,7 @@ class DailyList(_List):
         super().get_results(request)
         if self.counted:
             self.result_count = self.days.aggregate(rows=Sum("rows"))["rows"] or 0
+            self.full_result_count = self.full_result_count and self.result_count
         # From here on the template asks only the date hierarchy's questions: which years, months and days are there?
         self.queryset = self._ledger(request.GET)
 
@@ -254,7 +286,7 @@ class _DailyAdmin(_TrafficAdmin):
 
 @admin.register(Performance)
 class PerformanceAdmin(_DailyAdmin):
-    list_display = ("date", "page_", "query", "country", "device", *_TRAFFIC_COLUMNS, "report")
+    list_display = ("date", "page_", "query_", *_TRAFFIC_COLUMNS, "country", "device", "report")
     list_filter = (SiteFilter, ReportFilter, SearchTypeFilter, DeviceFilter)
     search_fields = ("page", "query")
     hidden = ("id", "day_id", "page_id", "rank")
@@ -271,7 +303,7 @@ class PageDailyAdmin(_DailyAdmin):
 
 @admin.register(TopQuery)
 class TopQueryAdmin(_DailyAdmin):
-    list_display = ("date", "page_", "rank", "query", *_TRAFFIC_COLUMNS)
+    list_display = ("date", "page_", "rank", "query_", *_TRAFFIC_COLUMNS)
     list_filter = (SiteFilter, SearchTypeFilter)
     search_fields = ("page", "query")
     report = "page_query"
@@ -280,7 +312,7 @@ class TopQueryAdmin(_DailyAdmin):
 
 @admin.register(PageLifetime)
 class PageLifetimeAdmin(_TrafficAdmin):
-    list_display = ("page_", *_TRAFFIC_COLUMNS, "first_seen", "last_seen", "days_seen", "more")
+    list_display = ("page_", *_TRAFFIC_COLUMNS, "more", "days_seen", "first_seen", "last_seen")
     list_filter = (SiteFilter, SearchTypeFilter)
     search_fields = ("page",)
     ordering = ("-clicks", "-impressions")
@@ -299,45 +331,51 @@ class PageLifetimeAdmin(_TrafficAdmin):
                 links[words] = reverse(f"admin:{name}", current_app=self.admin_site.name)
             except NoReverseMatch:  # an admin site of the project's own, with some of the models
                 return "–"
-        return format_html('<a href="{}?page_id={}">days</a> · <a href="{}?page_id={}">queries</a>',
-                           links["days"], row.page_id, links["queries"], row.page_id)
+        return format_html(
+            '<span style="white-space: nowrap"><a href="{}?page_id={}">days</a> ·'
+            ' <a href="{}?page_id={}">queries</a></span>',
+            links["days"], row.page_id, links["queries"], row.page_id,
+        )
+
+
+class _LedgerAdmin(_ReadOnlyAdmin):
+    """*formatted*: fields that are shown by the method of their name and ``_``, on detail pages too."""
+
+    formatted: Tuple[str, ...] = ()
+
+    def get_fields(self, request: Any, obj: Any = None) -> List[str]:
+        return [f"{name}_" if name in self.formatted else name for name in super().get_fields(request, obj)]
+
+    def get_readonly_fields(self, request: Any, obj: Any = None) -> List[str]:
+        return self.get_fields(request, obj)
+
+    @_column("rows", "rows")
+    def rows_(self, line: Any) -> str:
+        return _number(line.rows)
 
 
 @admin.register(Day)
-class DayAdmin(_ReadOnlyAdmin):
+class DayAdmin(_LedgerAdmin):
     list_display = ("date", "site", "report", "search_type", "status", "rows_", "calls", "published_at")
     list_filter = ("status", SiteFilter, ReportFilter, SearchTypeFilter)
     search_fields = ("site", "report", "error")
     date_hierarchy = "date"
     ordering = ("-date", "site", "report", "search_type")
     hidden = ("id",)
-
-    @_column("rows", "rows")
-    def rows_(self, day: Any) -> str:
-        return _number(day.rows)
+    formatted = ("rows",)
 
 
 @admin.register(Run)
-class RunAdmin(_ReadOnlyAdmin):
+class RunAdmin(_LedgerAdmin):
     list_display = ("run_id", "started_at", "status", "days_", "rows_", "calls_", "retries", "peak_qpm", "duration")
     list_filter = ("status",)
     date_hierarchy = "started_at"
     ordering = ("-run_id",)
-
-    def get_fields(self, request: Any, obj: Any = None) -> List[str]:
-        replaced = {"settings": "settings_", "faults": "faults_"}
-        return [replaced.get(name, name) for name in super().get_fields(request, obj)]
-
-    def get_readonly_fields(self, request: Any, obj: Any = None) -> List[str]:
-        return self.get_fields(request, obj)
+    formatted = ("days", "rows", "calls", "settings", "faults")
 
     @_column("days", "days")
     def days_(self, run: Any) -> str:
         return _number(run.days)
-
-    @_column("rows", "rows")
-    def rows_(self, run: Any) -> str:
-        return _number(run.rows)
 
     @_column("calls", "calls")
     def calls_(self, run: Any) -> str:
@@ -346,6 +384,8 @@ class RunAdmin(_ReadOnlyAdmin):
     @_column("duration", "seconds")
     def duration(self, run: Any) -> str:
         minutes, seconds = divmod(int(run.seconds), 60)
+        if not minutes:
+            return f"{formats.number_format(round(run.seconds, 1), 1)} s"
         return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
     @_column("settings", "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Iterator, List
+import os
+from typing import Any, Iterator, List, Mapping
 
 from django.conf import settings
 from django.core import checks
@@ -27,10 +28,25 @@ def check_settings(app_configs: Any, **rest: Any) -> List[checks.CheckMessage]:
         checks.Error(problem.words, hint=problem.hint, id=f"gscthreads.E{problem.number:03}")
         for problem in conf.problems()
     ]
+    if not found:
+        found += _check_presence(conf.read())
     alias = conf.alias()
     if alias is not None:
         found += _check_database(alias)
     return found
+
+
+def _check_presence(given: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
+    """No more than warnings: commands and code may give them each time."""
+    if given.get("sites") is None:
+        yield checks.Warning("GSCTHREADS names no SITES: gsc_sync needs --site each time.", id="gscthreads.W003",
+                             hint="Set GSCTHREADS['SITES'] = ['sc-domain:example.com'].")
+    if given.get("credentials") is None and not os.environ.get("GSCTHREADS_CREDENTIALS"):
+        yield checks.Warning(
+            "GSCTHREADS names no CREDENTIALS: gsc_sync needs --credentials each time.", id="gscthreads.W004",
+            hint="Set GSCTHREADS['CREDENTIALS'] to the path of a JSON file (docs/django.md), or"
+                 " $GSCTHREADS_CREDENTIALS.",
+        )
 
 
 def _check_database(alias: str) -> Iterator[checks.CheckMessage]:

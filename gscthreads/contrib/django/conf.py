@@ -17,18 +17,29 @@ _OWN_KEYS = ("DATABASE", "STORE")
 KEYS = tuple(sorted({field.name.upper() for field in dataclasses.fields(SyncConfig)} | set(_OWN_KEYS)))
 
 
+#: How settings look whose meaning their names tell.
+_EXAMPLES = {
+    "sites": "Write ['sc-domain:example.com', 'https://www.example.org/'].",
+    "start": "Write a date such as '2026-01-31', '-30d' (days ago) or '16m' (months ago).",
+    "end": "Write a date such as '2026-01-31', 'yesterday' or '-3d' (days ago).",
+    "reports": "Write ['page', 'page_query'], or dimensions: ['page,country,device'].",
+    "search_types": "Write ['web', 'image'].",
+    "ledger": "Write redis://localhost:6379/1, or leave it out.",
+}
+
+
 class Problem(NamedTuple):
     """A wrong setting: the number of the system check that tells it, what is wrong, and what to do."""
 
     number: int
     words: str
-    hint: Optional[str] = None
+    hint: str
 
 
 def read() -> Dict[str, Any]:
     """The settings by their names in lower case.  ConfigError when there is no telling what they mean."""
     for problem in _shape():
-        raise ConfigError(f"{problem.words}  {problem.hint or ''}".rstrip())
+        raise ConfigError(f"{problem.words}  {problem.hint}")
     return {key.lower(): value for key, value in _given().items()}
 
 
@@ -84,9 +95,18 @@ def _values() -> Iterator[Problem]:
         except ConfigError as error:
             if name not in ("backoff_base", "backoff_cap"):  # those depend on each other
                 whole = False
-                yield Problem(4, f"GSCTHREADS[{name.upper()!r}]: {error}.")
+                yield Problem(4, f"GSCTHREADS[{name.upper()!r}]: {error}.", _meaning(name))
     if whole:
         try:
             SyncConfig(**{**own, **given})
         except ConfigError as error:
-            yield Problem(4, f"GSCTHREADS: {error}.")
+            yield Problem(4, f"GSCTHREADS: {error}.", "These settings depend on each other; change one of them.")
+
+
+def _meaning(name: str) -> str:
+    """What the setting *name* is for, and how it may look."""
+    field = SyncConfig.__dataclass_fields__[name]
+    words = field.metadata.get("help")
+    if words is None:
+        return _EXAMPLES[name]
+    return f"It means: {words}" + ("." if field.default is None else f" (default: {field.default}).")

@@ -50,7 +50,8 @@ def store(alias: str) -> Store:
         except ImportError as error:
             raise ConfigError(f"a store in Postgres needs psycopg2, also beside psycopg 3 ({error}):"
                               " pip install psycopg2-binary") from error
-        return PostgresStore(_connector(alias, DEFAULTS), label=f"the database {alias!r}")
+        role = (connection.settings_dict.get("OPTIONS") or {}).get("assume_role") or ""  # from Django 4.2 on
+        return PostgresStore(_connector(alias, DEFAULTS), role=str(role), label=f"the database {alias!r}")
     raise ConfigError(
         f"the database {alias!r} is {connection.display_name}; a store needs SQLite or Postgres."
         "  Name another alias as DATABASE, or give STORE a URL"

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.utils import timezone
 
 from . import conf
+from .moments import MomentField
 
 
 class ReadOnly(TypeError):
@@ -158,7 +160,7 @@ class Day(_View):
     status = models.CharField(max_length=20, choices=STATUSES)
     rows = models.BigIntegerField()
     calls = models.IntegerField()
-    published_at = models.DateTimeField(null=True)
+    published_at = MomentField(null=True)
     error = models.TextField(null=True)
 
     class Meta(_View.Meta):
@@ -174,8 +176,8 @@ class Run(_View):
     STATUSES = [(name, name) for name in ("running", "complete", "failed", "halted", "parked", "killed")]
 
     run_id = models.BigIntegerField("run", primary_key=True)
-    started_at = models.DateTimeField()
-    ended_at = models.DateTimeField(null=True)
+    started_at = MomentField()
+    ended_at = MomentField(null=True)
     status = models.CharField(max_length=20, choices=STATUSES)
     days = models.BigIntegerField()
     rows = models.BigIntegerField()
@@ -193,4 +195,5 @@ class Run(_View):
         db_table = "gsc_keyed_runs"
 
     def __str__(self) -> str:
-        return f"run {self.run_id}, {self.started_at:%Y-%m-%d %H:%M}, {self.status}"
+        started = timezone.localtime(self.started_at) if timezone.is_aware(self.started_at) else self.started_at
+        return f"run {self.run_id}, {started:%Y-%m-%d %H:%M}, {self.status}"

@@ -101,11 +101,10 @@ def _warn_of_uwsgi() -> None:
         import uwsgi
     except ImportError:
         return
-    options = {name.decode() if isinstance(name, bytes) else str(name) for name in uwsgi.opt}
-    if not options & {"enable-threads", "threads"}:
+    if not getattr(uwsgi, "has_threads", True):  # not by its options: newer ones have threads without being told
         _warned_of_uwsgi = True
-        logger.warning("uWSGI runs without enable-threads, so the threads of a sync may stand still: set enable-threads"
-                       " = true, or run manage.py gsc_sync outside of uWSGI")
+        logger.warning("uWSGI runs without threads, so those of a sync may stand still between requests: set"
+                       " enable-threads = true, or run manage.py gsc_sync outside of uWSGI")
 
 
 def after_migrate(using: str, **rest: Any) -> None:

@@ -1,5 +1,12 @@
 from django.contrib import admin
 from django.urls import path
-from shop.views import sync_now
+from shop import views
 
-urlpatterns = [path("admin/", admin.site.urls), path("sync-now/", sync_now)]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("state/", views.state),
+    path("read/", views.read),
+    path("sync-now/", views.sync_now),
+    path("sync-outside/", views.sync_outside),
+    path("start/", views.start),
+]

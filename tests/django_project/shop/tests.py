@@ -19,13 +19,15 @@ from django.contrib.auth.models import Permission, User
 from django.core import checks
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
+from django.db.models import F, Min
 from django.test import Client, SimpleTestCase, TestCase, TransactionTestCase, override_settings
-from django.utils import timezone
+from django.utils import formats, timezone
 
 from shop.models import Product
 
 app = importlib.import_module(f"{settings.PACKAGE}.contrib.django")
 running = importlib.import_module(f"{settings.PACKAGE}.contrib.django.running")
+conf = importlib.import_module(f"{settings.PACKAGE}.contrib.django.conf")
 models = importlib.import_module(f"{settings.PACKAGE}.contrib.django.models")
 errors = importlib.import_module(f"{settings.PACKAGE}.errors")
 erase = importlib.import_module(f"{settings.PACKAGE}.contrib.django.testing").erase
@@ -53,10 +55,15 @@ class Settings(SimpleTestCase):
             ({"credential": "x"}, "E002", "Did you mean 'CREDENTIALS'?", "'credential'"),
             ({"XYZZY": 1}, "E002", "Known are ", "'XYZZY'"),
             ({"DATABASE": "default", "STORE": "sqlite:///x.db"}, "E003", "Keep DATABASE", "both"),
-            ({"MAX_CONCURRENCY": 99}, "E004", "", "a whole number from 1 to 64"),
-            ({"SITES": "sc-domain:example.com"}, "E004", "", "sites must be a list"),
-            ({"REPORTS": ["page,colour"]}, "E004", "", "colour"),
-            ({"BACKOFF_BASE": 90.0}, "E004", "", "backoff_cap"),
+            ({"MAX_CONCURRENCY": 99}, "E004", "worker threads; 1 = sequential; auto = as many as help (default: 3)",
+             "a whole number from 1 to 64"),
+            ({"SITES": "sc-domain:example.com"}, "E004", "['sc-domain:example.com'", "sites must be a list"),
+            ({"REPORTS": ["page,colour"]}, "E004", "'page,country,device'", "colour"),
+            ({"START": "last week"}, "E004", "'-30d'", "last week"),
+            ({"SEARCH_TYPES": "web"}, "E004", "['web', 'image']", "search_types"),
+            ({"BACKOFF_BASE": 90.0}, "E004", "depend on each other", "backoff_cap"),
+            ({"SITES": None}, "W003", "['sc-domain:example.com']", "no SITES"),
+            ({"CREDENTIALS": None}, "W004", "GSCTHREADS_CREDENTIALS", "no CREDENTIALS"),
             ({"LEDGER": "localhost"}, "E004", "redis://", "LEDGER"),
             ({"DATABASE": "serach"}, "E005", "search", "'serach'"),
         ):
@@ -69,6 +76,19 @@ class Settings(SimpleTestCase):
         with override_settings():
             del settings.GSCTHREADS
             self.assertEqual(self.found()[0][0], "gscthreads.W001")
+        with override_settings(GSCTHREADS={}):
+            self.assertEqual([each[0] for each in self.found()], ["gscthreads.W003", "gscthreads.W004"])
+            with mock.patch.dict(os.environ, GSCTHREADS_CREDENTIALS="credentials.json"):
+                self.assertEqual([each[0] for each in self.found()], ["gscthreads.W003"])
+
+    def test_every_check_has_a_hint(self):
+        wrong = [{key: object()} for key in conf.KEYS if key not in ("DATABASE", "STORE", "CREDENTIALS")]
+        for values in [{}, {"SITE": 1}, {"STORE": "sqlite:///x.db", "DATABASE": "default"}, {"DATABASE": "x"}, 7,
+                       {"REPORTS": ["page_query"], "SEARCH_TYPES": ["googleNews"]}, *wrong]:
+            with self.subTest(values=values), override_settings(GSCTHREADS=values):
+                self.assertTrue(self.found())
+                for number, hint, words in self.found():
+                    self.assertTrue(hint, (number, words))
 
     def test_databases_that_no_store_can_use(self):
         with mock.patch.object(connection, "vendor", "mysql"):
@@ -222,9 +242,9 @@ class Rows(Synced):
             self.assertEqual(app.sync(start="-4d", end="-3d").days, 2)
 
     def test_uwsgi_without_threads_is_warned_of_once(self):
-        for options, warned in (({}, True), ({"enable-threads": True}, False), ({b"threads": b"2"}, False)):
+        for threads, warned in ((0, True), (1, False)):
             running._warned_of_uwsgi = False
-            with mock.patch.dict(sys.modules, uwsgi=types.SimpleNamespace(opt=options)):
+            with mock.patch.dict(sys.modules, uwsgi=types.SimpleNamespace(opt={}, has_threads=threads)):
                 if not warned:
                     running.make_sync({})
                     self.assertFalse(running._warned_of_uwsgi)
@@ -234,6 +254,43 @@ class Rows(Synced):
                     running.make_sync({})
                 self.assertEqual(len(logs.output), 1)
                 self.assertIn("enable-threads", logs.output[0])
+
+
+class Erased(Synced):
+    """What erase() takes away: our rows, from a test database."""
+
+    def tearDown(self):
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS gsc_own")
+        super().tearDown()
+
+    def test_our_rows_go_and_the_projects_own_stay(self):
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE gsc_own (id integer)")
+            cursor.execute("INSERT INTO gsc_own VALUES (1)")
+            erase()
+            cursor.execute("SELECT count(*) FROM gsc_own")
+            self.assertEqual(cursor.fetchone(), (1,))
+            emptied = set(connection.introspection.table_names()) - {"gsc_meta", "gsc_own"}
+            for name in (name for name in emptied if name.startswith("gsc_")):
+                cursor.execute(f"SELECT count(*) FROM {name}")
+                self.assertEqual((name, *cursor.fetchone()), (name, 0))
+
+    def test_nothing_goes_outside_a_test_database(self):
+        name, given = connection.settings_dict["NAME"], connection.settings_dict["TEST"]["NAME"]
+        for other, of_tests in (("mysite", None), ("/srv/mysite.sqlite3", None), ("mysite", "of_tests"),
+                                ("/srv/mysite.sqlite3", "/srv/tests.sqlite3"), ("test_x", "tests"),
+                                ("search_live", "search")):
+            with mock.patch.dict(connection.settings_dict, NAME=other, TEST={"NAME": of_tests}):
+                with self.assertRaisesRegex(errors.ConfigError, "not a test database"):
+                    erase()
+        self.assertEqual(models.Day.objects.count(), 20)
+        for other in (name, f"{os.path.splitext(name)[0]}_2{os.path.splitext(name)[1]}"):  # of --parallel
+            with mock.patch.dict(connection.settings_dict, NAME=other):
+                erase()
+        with mock.patch.dict(connection.settings_dict, NAME="test_mysite_1", TEST={"NAME": given and None}):
+            erase()
+        self.assertEqual(models.Day.objects.count(), 0)
 
 
 class Again(Synced):
@@ -251,6 +308,35 @@ def admin_client():
     client = Client()
     client.force_login(user)
     return client
+
+
+class Moments(Synced):
+    """Times of runs and days are those of now, whichever zone Django takes the database's to be in."""
+
+    def test_moments_are_told_and_found_in_djangos_own_time(self):
+        run, day = models.Run.objects.get(), models.Day.objects.latest("published_at")
+        for moment in (run.started_at, run.ended_at, day.published_at):
+            self.assertLess(abs(timezone.now() - moment).total_seconds(), 300)
+            self.assertEqual(timezone.is_aware(moment), settings.USE_TZ)
+        runs = models.Run.objects
+        self.assertEqual(runs.aggregate(first=Min("started_at"))["first"], run.started_at)
+        self.assertEqual(runs.values_list("started_at", flat=True).get(), run.started_at)
+        self.assertEqual(runs.filter(started_at=run.started_at, started_at__lte=timezone.now()).count(), 1)
+        self.assertEqual(runs.filter(started_at__gt=timezone.now()).count(), 0)
+        self.assertEqual(runs.filter(ended_at__lt=F("started_at")).count(), 0)
+        import django
+
+        if django.VERSION < (4, 0) and connection.settings_dict["TIME_ZONE"]:
+            return  # those themselves take parts of dates to be in UTC (2.2) or in local mean time (with pytz)
+        local = timezone.localtime(run.started_at) if settings.USE_TZ else run.started_at
+        parts = {f"started_at__{part}": getattr(local, part) for part in ("year", "month", "day", "hour", "minute")}
+        self.assertEqual(runs.filter(started_at__date=local.date(), **parts).count(), 1)
+        self.assertEqual([each.date() for each in runs.datetimes("started_at", "day")], [local.date()])
+        client = admin_client()
+        for path in ("run/", f"run/?started_at__year={local.year}&started_at__month={local.month}",
+                     f"run/?started_at__year={local.year}&started_at__month={local.month}&started_at__day={local.day}"):
+            html = client.get(f"{ADMIN}/{path}").content.decode()
+            self.assertIn(f">{formats.localize(local)}<", html.replace("</td>", "<"))
 
 
 class AdminPages(Synced):
@@ -339,6 +425,31 @@ class AdminPages(Synced):
             for statement in read:
                 self.assertIn('"day_id" IN', statement)
             self.assertLess(len(queries), 15)
+
+    def test_numbers_are_rounded_and_written_as_the_language_does(self):
+        day = models.PageDaily.objects.order_by("-date", "-clicks").first()
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE gsc_fact SET clicks = 1234567, ctr = 0.12345678, position = 7.96"
+                           f" WHERE day = {day.day_id} AND page = {day.page_id} AND rank = 1")
+        for language, clicks, ctr, position in (("en", "1,234,567", "12.3%", "8.0"),
+                                                ("de", "1.234.567", "12,3%", "8,0")):
+            with override_settings(USE_L10N=True, LANGUAGE_CODE=language):
+                for path in ("pagedaily/", f"pagedaily/{day.pk}/change/"):
+                    html = self.get(path)
+                    for text in (clicks, ctr, position):
+                        self.assertIn(f">{text}</span>", html)
+
+    def test_lists_say_what_they_show_and_offer_nothing_in_vain(self):
+        for page in self.PAGES:
+            html = self.get(f"{page}/")
+            self.assertNotIn("Show all)", html.replace("</a>", ""))  # of a search that nobody made
+            self.assertNotIn("_facets", html)
+            self.assertNotIn("nothing yet", html)
+        self.assertNotIn("nothing yet", self.get("performance/?site=sc-domain:nobody.com"))
+        self.assertIn("how all", self.get("performance/?q=nothinglikethis"))
+        erase()
+        for page in self.PAGES:
+            self.assertIn("nothing yet, run manage.py gsc_sync", self.get(f"{page}/"))
 
     def test_a_page_url_does_no_harm(self):
         with connection.cursor() as cursor:
