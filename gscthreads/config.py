@@ -99,7 +99,7 @@ class SyncConfig:
         if not _is_list(self.sites):
             raise ConfigError("sites must be a list of one or more properties, such as sc-domain:example.com")
         for site in self.sites:
-            if not isinstance(site, str) or not site.strip() or any(ord(char) < 33 for char in site):
+            if not isinstance(site, str) or not site.strip() or any(map(_is_unfit, site)):
                 raise ConfigError(f"site {site!r} is not a property; write sc-domain:example.com or https://host/")
         check_root(self.api_root)
         check_ca_bundle(self.ca_bundle)
@@ -172,6 +172,11 @@ class SyncConfig:
         return json.dumps(kept, sort_keys=True, default=str)
 
 
+def _is_unfit(char: str) -> bool:
+    """No address has blanks or control characters, no database takes half a surrogate pair."""
+    return ord(char) < 33 or "\ud800" <= char <= "\udfff"
+
+
 def _is_list(value: Any) -> bool:
     """Several values, at least one: not a lone name, whose letters would be taken for values."""
     sized = isinstance(value, collections.abc.Sized) and isinstance(value, collections.abc.Iterable)
@@ -199,8 +204,8 @@ def read_report(value: Any) -> Report:
         raise ConfigError(f"report {value!r}: Google allows searchAppearance only alone")
     if report.name in KNOWN_REPORTS and report != KNOWN_REPORTS[report.name]:
         raise ConfigError(f"report name {report.name!r} stands for {','.join(KNOWN_REPORTS[report.name].dimensions)}")
-    if not report.name.strip() or len(report.name) > 100:
-        raise ConfigError(f"report name {report.name!r} must have 1 to 100 characters")
+    if not report.name.strip() or len(report.name) > 100 or not report.name.isprintable():  # Postgres takes no NUL
+        raise ConfigError(f"report name {report.name!r} must have 1 to 100 characters, all printable")
     return report
 
 

@@ -100,6 +100,16 @@ def test_it_settles_near_a_limit_nobody_told_and_is_hardly_refused_after_the_fir
 
 @pytest.mark.parametrize("kind", ["sliding", "fixed", "tokens"])
 @pytest.mark.parametrize("limit", [20, 40])
+def test_it_does_so_when_calls_arrive_unevenly(limit, kind):
+    """As they do on a machine with much else to do: found by tests/test_long.py, which settled 22 % below 20."""
+    for seed in range(3):
+        rate, refused = between(simulate(lambda now: limit, 420, kind=kind, full=500.0, jitter=0.2, seed=seed), 60, 420)
+        assert rate >= 0.8 * limit
+        assert refused < 0.02
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "tokens"])
+@pytest.mark.parametrize("limit", [20, 40])
 def test_a_limit_that_only_whole_batches_break_costs_no_pace(limit, kind):
     calls = simulate(lambda now: limit, 300, kind=kind)
     rate, refused = between(calls, 120, 300)

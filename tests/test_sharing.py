@@ -613,6 +613,40 @@ def test_faults_restarts_and_uptime_are_kept(sim, path, monkeypatch):
     assert (uptime, restarts, json.loads(faults), halted) == (result.uptime, 1, result.faults, None)
 
 
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_faults_cost_no_uptime(sim, path):
+    """More than 99 % is asked for; what Google and the wire do wrong is no crash."""
+    sim.options.update({"token_lifetime": 1.0, "huge_bytes": 1 << 20})
+    for name in ("transient", "hostile"):
+        sim.faults.set(name, 0.15)
+    sim.faults.script("hang", times=1, after=2)
+    result = run(sim, path, days=30, batch_size=3, reports=["page", "page_query"], http_timeout=0.5, max_attempts=50,
+                 rate_limit_enabled=False)
+    sim.release_hangs()
+    assert result.status == "complete" and sum(result.faults.values()) > 5, result.faults
+    assert result.uptime > 0.99 and result.restarts == 0
+    assert query(path, "SELECT uptime, restarts FROM gsc_runs") == [(result.uptime, 0)]
+
+
+@pytest.mark.parametrize("crashes", [1, 4])
+def test_crashes_lower_the_uptime(crashes, sim, path, monkeypatch):
+    """A crash costs all the time that its HTTP batch took: about a tenth here, where all take as long."""
+    sim.options.update({"latency": 0.05})
+    fetch, deaths = Client.fetch, iter([True] * crashes)
+
+    def dying(self, batch, deliver):
+        fetch(self, batch, deliver)
+        if next(deaths, False):
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Client, "fetch", dying)
+    result = run(sim, path, batch_size=2, max_concurrency=1)
+    assert (result.status, result.calls, result.restarts) == ("complete", 20, crashes)
+    assert 0.0 < result.uptime < 0.99
+    assert result.uptime < 1 - 0.5 * crashes / result.http_batches
+    assert query(path, "SELECT uptime, restarts FROM gsc_runs") == [(result.uptime, crashes)]
+
+
 def test_the_time_to_halt_is_kept(sim, path):
     sim.faults.set("hang", 1.0)
     sync = gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path))).start()

@@ -32,8 +32,10 @@ examples:
       about as slow, and as touchy, as the real thing
   simulate --fault transient=0.05 --fault hang=0.001 --seed 7
       every twentieth thing goes wrong in a way that trying again cures, and some answers never come
+  simulate --fault daily_403=0.01 --fault api_disabled_403=0.01 --retry-after 30
+      refusals that trying again does not cure: a day's quota is gone, the API is off in the Cloud project
   simulate --list-faults
-      everything that can go wrong on purpose
+      everything that can go wrong on purpose, with the status and shape of each
 
 while it runs: GET /_sim/stats and /_sim/log show what was asked; POST /_sim/faults {"http_503": 0.1},
 /_sim/options {"latency": 1}, /_sim/revoke and /_sim/release change it.
@@ -58,7 +60,7 @@ FLAGS: Dict[str, Tuple[Optional[str], str]] = {
     "cloud_qpm": ("N", "limit of the Cloud console, a minute; beyond it 429"),
     "load_10min": ("UNITS", "load in 10 minutes; a day costs 1, by page or query 10, by both 30"),
     "load_day": ("UNITS", "load in 24 hours"),
-    "retry_after": ("SECONDS", "send Retry-After with quota refusals and 503s"),
+    "retry_after": ("SECONDS", "send Retry-After with quota refusals and 503s; any text is sent as it is"),
     "token_lifetime": ("SECONDS", "how long access tokens are valid"),
     "distinct_days": ("N", "days repeat with this period, which makes long runs cheap"),
     "freshness": ("DAYS", "age of the youngest day whose data is final"),
@@ -110,7 +112,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             if name != "quota" else "count calls but refuse none")
     trouble = parser.add_argument_group("trouble")
     trouble.add_argument("--fault", action="append", type=_fault, default=[], metavar="NAME=P", dest="faults",
-                         help="let a fault, or one of a group, happen with probability P; repeatable")
+                         help=f"let a fault, or one of a group ({', '.join(GROUPS)}), happen with probability P;"
+                              " repeatable")
     trouble.add_argument("--list-faults", action="store_true", help="describe every fault and stop")
 
 
@@ -121,6 +124,8 @@ def _reader(name: str) -> Any:
     def read(text: str) -> Any:
         if text.lower() == "none":
             return None
+        if name == "retry_after" and not text.isdecimal():
+            return text
         return kind(text.replace("_", "").replace(",", "")) if kind is int else kind(text)
 
     read.__name__ = "number"

@@ -111,6 +111,40 @@ def usage(kind: str, text: str) -> Refusal:
     return Refusal(kind, 403, legacy(403, message, "usageLimits", "quotaExceeded"))
 
 
+def daily_limit() -> Refusal:
+    """403 of the project's quota for a day, in the words of Google's other APIs (gsc-api.md 5.2)."""
+    message = ("Daily Limit Exceeded. The quota will be reset at midnight Pacific Time (PT). "
+               "You may monitor your quota usage and adjust limits in the API Console.")
+    return Refusal("daily_limit", 403, legacy(403, message, "usageLimits", "dailyLimitExceeded"))
+
+
+def api_disabled() -> Refusal:
+    """403 while the API isn't switched on in the Cloud project; of the domain usageLimits, though no quota helps."""
+    place = "https://console.developers.google.com/apis/api/searchconsole.googleapis.com/overview?project=123456789012"
+    message = ("Google Search Console API has not been used in project 123456789012 before or it is disabled. "
+               f"Enable it by visiting {place} then retry. If you enabled this API recently, wait a few minutes for "
+               "the action to propagate to our systems and retry.")
+    detail = {"message": message, "domain": "usageLimits", "reason": "accessNotConfigured",
+              "extendedHelp": "https://console.developers.google.com"}
+    return Refusal("api_disabled", 403, both(403, "PERMISSION_DENIED", message, detail, _disabled()))
+
+
+def no_quota_project() -> Refusal:
+    """403 for a person's own credentials (gcloud's) without a project to charge: "quota" in the text, but none is."""
+    message = ("Your application is authenticating by using local Application Default Credentials. "
+               "The searchconsole.googleapis.com API requires a quota project, which is not set by default. "
+               "To learn how to set your quota project, see "
+               "https://cloud.google.com/docs/authentication/adc-troubleshooting/user-creds .")
+    detail = {"message": message, "domain": "usageLimits", "reason": "accessNotConfigured",
+              "extendedHelp": "https://console.developers.google.com"}
+    return Refusal("no_quota_project", 403, both(403, "PERMISSION_DENIED", message, detail, _disabled()))
+
+
+def _disabled() -> Dict[str, Any]:
+    return {"reason": "SERVICE_DISABLED", "domain": "googleapis.com",
+            "metadata": {"service": "searchconsole.googleapis.com", "consumer": "projects/123456789012"}}
+
+
 def usage_without_reason(kind: str) -> Refusal:
     """403 quota refusal that lacks ``errors``, hence a reason."""
     message = f"Search Analytics QPS quota exceeded. Learn about usage limits: {LIMITS_URL}."
@@ -123,9 +157,9 @@ def rate_limit(kind: str, status: int, reason: str, message: str) -> Refusal:
     return Refusal(kind, status, {"error": {"errors": [detail], "code": status, "message": message}})
 
 
-def resource_exhausted(kind: str) -> Refusal:
-    """429 of the Cloud project's own quota."""
-    message = ("Quota exceeded for quota metric 'Queries' and limit 'Queries per minute' of service "
+def resource_exhausted(kind: str, period: str = "minute") -> Refusal:
+    """429 of the Cloud project's own quota for a minute or a day."""
+    message = (f"Quota exceeded for quota metric 'Queries' and limit 'Queries per {period}' of service "
                "'searchconsole.googleapis.com' for consumer 'project_number:123456789012'.")
     info = {"reason": "RATE_LIMIT_EXCEEDED", "domain": "googleapis.com",
             "metadata": {"service": "searchconsole.googleapis.com", "quota_limit_value": "60",

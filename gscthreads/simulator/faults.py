@@ -42,8 +42,15 @@ def _table() -> Iterable[Fault]:
     yield Fault("quota_403_no_reason", "query", quota, "the same 403 without errors[], so without a reason")
     yield Fault("user_rate_403", "query", quota, "403 userRateLimitExceeded")
     yield Fault("load_403", "query", ("load",), "403 quotaExceeded, text 'load quota exceeded'")
+    yield Fault("daily_403", "query", ("load",), "403 dailyLimitExceeded: the project's quota of the day")
+    yield Fault("daily_429", "query", ("load",), "429 RESOURCE_EXHAUSTED, queries per day of the Cloud project")
     yield Fault("unauthorized_401", "query", ("transient", "auth"), "401 although the token is good")
     yield Fault("forbidden_403", "query", final, "403 forbidden: no permission for this site")
+    yield Fault("scope_403", "query", final, "403 insufficientPermissions: the token's scopes don't cover the call")
+    yield Fault("api_disabled_403", "query", final, "403 accessNotConfigured/SERVICE_DISABLED: API off in the project")
+    yield Fault("quota_project_403", "query", final, "403 SERVICE_DISABLED, text 'requires a quota project'")
+    yield Fault("not_found_404", "query", final, "404 notFound")
+    yield Fault("invalid_400", "query", final, "400 invalidParameter")
     yield Fault("malformed_json", "query", garbage, "200 whose JSON has a syntax error in the middle")
     yield Fault("truncated_json", "query", garbage, "200 whose JSON ends half way (framing and gzip are fine)")
     yield Fault("wrong_types", "query", garbage, "200 whose rows aren't a list, keys aren't strings, ...")
@@ -81,7 +88,8 @@ def _table() -> Iterable[Fault]:
 #: Every fault by name.
 FAULTS: Dict[str, Fault] = {fault.name: fault for fault in _table()}
 
-#: Group name -> its faults.  "transient" is every fault a client gets over by trying again, without hanging.
+#: Group name -> its faults.  "transient" is every fault a client gets over by trying again, without hanging; "load"
+#: is quota that is gone for long, "final" what no trying again helps against.
 GROUPS: Dict[str, Tuple[str, ...]] = {
     group: tuple(fault.name for fault in FAULTS.values() if group in fault.groups)
     for group in sorted({group for fault in FAULTS.values() for group in fault.groups})}

@@ -55,8 +55,9 @@ class Options:
     load_day: Optional[float] = None
     #: Whether a refused call uses quota too (unknown; the cautious assumption is yes).
     refused_calls_count: bool = True
-    #: Seconds in the Retry-After header of quota refusals and 503s; None sends no such header, like Google.
-    retry_after: Optional[int] = None
+    #: Retry-After of quota refusals and 503s: seconds, or any text (a date, nonsense) as it is; None sends no such
+    #: header, like Google.
+    retry_after: Optional[Union[int, str]] = None
     #: Seconds an access token is valid (gsc-api.md 6).
     token_lifetime: float = 3_599
     #: Contents of days repeat with this period, so that long runs are cheap to generate; None: every day its own.
@@ -89,6 +90,8 @@ class Options:
                 good = value in INT_STYLES
             elif name == "shuffle_ties":
                 good = value in (True, False, "table", "slice")
+            elif name == "retry_after" and isinstance(value, str):
+                good = value.isprintable() and value.encode("latin-1", "replace").decode("latin-1") == value
             elif isinstance(default, bool):
                 good = isinstance(value, bool)
             else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Optional, Tuple
 
-from .errors import (HTML, HTML_TYPE, JSON_TYPE, Refusal, backend, bad_token, no_permission, proxy, rate_limit,
+from .errors import (HTML, HTML_TYPE, JSON_TYPE, Refusal, api_disabled, backend, bad_token, daily_limit,
+                     invalid_parameter, missing_scope, no_permission, no_quota_project, not_found, proxy, rate_limit,
                      resource_exhausted, usage, usage_without_reason)
 from .faults import fraction
 
@@ -22,8 +23,16 @@ REFUSALS: Dict[str, Callable[[str], Refusal]] = {
     "user_rate_403": lambda site: rate_limit("user_rate_403", 403, "userRateLimitExceeded",
                                              "User Rate Limit Exceeded"),
     "load_403": lambda site: usage("load_403", "load"),
+    "daily_403": lambda site: daily_limit(),
+    "daily_429": lambda site: resource_exhausted("daily_429", "day"),
     "unauthorized_401": lambda site: bad_token(),
     "forbidden_403": no_permission,
+    "scope_403": lambda site: missing_scope("SearchAnalyticsService.Query"),
+    "api_disabled_403": lambda site: api_disabled(),
+    "quota_project_403": lambda site: no_quota_project(),
+    "not_found_404": lambda site: not_found(),
+    "invalid_400": lambda site: invalid_parameter(
+        "'BY_PROPERTY' is not a valid aggregation type in the context of the request.", "aggregation_type"),
     "outer_401": lambda site: bad_token(),
     "outer_403_quota": lambda site: usage("outer_403_quota", "QPS"),
     "outer_500": lambda site: backend("outer_500", 500),

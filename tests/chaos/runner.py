@@ -18,14 +18,16 @@ from unittest import mock
 
 import gscthreads
 from gscthreads import pacific
-from gscthreads.simulator import Simulator, Site
+from gscthreads.errors import CredentialsError
+from gscthreads.simulator import FAULTS, Simulator, Site
+from gscthreads.simulator.faults import Script
 from gscthreads.stores import open_store
 
 from . import checks
-from .schedule import SITE, Round, Scenario, draw
+from .schedule import SITE, STOPPING, Round, Scenario, draw
 from .seams import (
-    STORE_ERRORS, WORKER_ERRORS, Recorder, Seams, SeamStore, WallClock, installed, on_purpose, slices_of,
-    switch_interval, wall_clock,
+    STORE_ERRORS, WORKER_ERRORS, Looks, Recorder, Seams, SeamStore, WallClock, installed, neighbour, on_purpose,
+    retry_after_up_to, slices_of, switch_interval, wall_clock,
 )
 
 #: Seconds after which a run is called hanging.
@@ -46,6 +48,7 @@ class Report:
     calls: int = 0
     faults: int = 0
     halts: List[float] = dataclasses.field(default_factory=list)  # seconds from halt to the end of the run
+    uptime: float = 1.0  # the lowest of the runs in which no worker was made to crash
     seconds: float = 0.0
     scenario: str = ""
 
@@ -115,6 +118,7 @@ class _Chaos:
         self.path = path
         self.server = server
         self.dice = random.Random(scenario.seed)
+        self.stop: Optional[Script] = None
         self.restart: Optional[threading.Event] = None  # set: the server is to be restarted
         self.seams = Seams()
         self.recorder = Recorder()
@@ -137,10 +141,16 @@ class _Chaos:
             stack.enter_context(slices_of(scenario.limit))
             stack.enter_context(switch_interval(scenario.switch))
             stack.enter_context(installed(self.seams, self.recorder))
+            stack.enter_context(retry_after_up_to(scenario.longest_wait))
+            everywhere: List[Any] = []
             if scenario.jumps:
                 clock = WallClock(random.Random(scenario.seed))
-                self.seams.everywhere = clock.jump
+                everywhere.append(clock.jump)
                 stack.enter_context(wall_clock(clock))
+            if scenario.company and self.server is None:
+                stack.enter_context(neighbour(self.path))
+                everywhere.append(Looks(checks.url_of(self.path), random.Random(scenario.seed)).look)
+            self.seams.everywhere = lambda: [each() for each in everywhere] and None
             complete = False
             for plan in scenario.rounds:
                 complete = self.round(plan) == "complete"
@@ -194,6 +204,8 @@ class _Chaos:
         sim.faults.clear()
         for name, chance in self.scenario.faults.items() if plan.faults else ():
             sim.faults.set(name, chance)
+        sim.options.update({"retry_after": plan.retry_after})
+        self.stop = sim.faults.script(*plan.stop) if plan.stop else None
         for name, times, after in plan.hangs:
             sim.faults.script(name, times, after)
         for point, passage, index in plan.errors:
@@ -244,7 +256,8 @@ class _Chaos:
             run.halt("hang")
         except BaseException as caught:
             error = caught
-            if not on_purpose(caught):
+            refused = self.stop is not None and self.stop.name == "token_invalid_grant" and self.stop.hits
+            if not on_purpose(caught) and not (refused and isinstance(caught, CredentialsError)):
                 self.report.failures.append(f"ended by {caught!r}")
         if self._halted_at is not None:
             self.report.halts.append(time.monotonic() - self._halted_at)
@@ -259,9 +272,23 @@ class _Chaos:
             self.report.notes.append(f"round {len(self.report.rounds)} had no excuse: {words}")
             if not plan.faults:
                 self.report.failures.append(f"a run without any fault ended as {words}")
+        self.check_stop(plan, status, words)
+        if result is not None and not self.seams.acted:
+            self.report.uptime = min(self.report.uptime, result.uptime)
+            if result.uptime <= 0.99 or result.restarts:
+                self.report.failures.append(f"uptime {result.uptime:.2%}, {result.restarts} restarts without a crash")
         if status == "complete" and (error is not None or result.exit_status != 0):
             self.report.failures.append(f"complete, but {error!r} and exit status {result.exit_status}")
         return status
+
+    def check_stop(self, plan: Round, status: str, words: str) -> None:
+        """A refusal for good ends the run, and as it should if nothing else did."""
+        stop = self.stop
+        if stop is None or not stop.hits or stop.times is not None or FAULTS[stop.name].scope != "query":
+            return
+        alone = not plan.disturbed and not plan.faults and self.server is None
+        if status == "complete" or alone and status != STOPPING[stop.name]:
+            self.report.failures.append(f"after {stop.name} for good a run ended as {words}")
 
     def wait_to_restart(self, run: Any) -> None:
         """Restart the server once that is asked for; from this thread, with which it ends."""

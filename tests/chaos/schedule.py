@@ -17,6 +17,16 @@ PASSING = (*GROUPS["transient"], *GROUPS["harmless"])
 
 HANGING = (*GROUPS["hanging"], "huge", "gzip_bomb")
 
+#: Refusals that no trying again helps against, and how a run ends that meets nothing else.
+STOPPING = {**{name: "parked" for name in GROUPS["load"]}, **{name: "failed" for name in GROUPS["final"]}}
+
+#: What a Retry-After header may hold: seconds, dates (which a jumping clock moves), nonsense.
+RETRY_AFTER = (
+    None, 0, 1, 2, 120, 3600, 10**12, "", "soon", "-5", "1.5", "1e9", "0x10", "nan", "inf", "1, 2", "\xb2",
+    "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2199 23:59:59 GMT", "Sunday, 06-Nov-94 08:49:37 GMT",
+    "Mon, 99 Foo 99999 99:99:99 +9999",
+)
+
 
 @dataclasses.dataclass
 class Round:
@@ -28,13 +38,20 @@ class Round:
     halt: Optional[Tuple[str, int]] = None
     halt_after: Optional[float] = None
     revoke: Optional[Tuple[str, int]] = None
+    stop: Optional[Tuple[str, Optional[int], int]] = None  # fault, times (None: for good), after
+    retry_after: Any = None
     change: Optional[int] = None  # a young day (its age) that Google changes before this round
     force: bool = False
 
     @property
     def quiet(self) -> bool:
         """Nothing but faults that pass: the run has no excuse."""
-        return not (self.errors or self.hangs or self.halt or self.halt_after is not None)
+        return not (self.disturbed or self.stop)
+
+    @property
+    def disturbed(self) -> bool:
+        """What it ends with may have other reasons than Google."""
+        return bool(self.errors or self.hangs or self.halt or self.halt_after is not None)
 
 
 @dataclasses.dataclass
@@ -52,6 +69,8 @@ class Scenario:
     switch: Optional[float]
     rounds: List[Round]
     anew: List[Round] = dataclasses.field(default_factory=list)  # after Google changed an old day: --force
+    longest_wait: float = 0.05  # seconds that a Retry-After is believed at most
+    company: bool = False  # others open and close the database all the while
 
     @property
     def young(self) -> bool:
@@ -83,7 +102,23 @@ def draw(seed: int) -> Scenario:
         halted.force = True
         scenario.anew = [halted, Round(faults=False), Round(faults=False, force=True)]
     scenario.rounds += [Round(), Round(), Round(faults=False), Round(faults=False)]
+    _more(random.Random(f"more chaos {seed}"), scenario)
     return scenario
+
+
+def _more(dice: random.Random, scenario: Scenario) -> None:
+    """What came later, with dice of its own: seeds stay what they were."""
+    scenario.longest_wait = dice.choice((0.02, 0.02, 0.1, 0.3))
+    scenario.company = dice.random() < 0.2
+    for _ in range(dice.choice((0, 0, 0, 1, 1, 2))):
+        stop = dice.choice(list(STOPPING)), dice.choice((1, 2, None, None)), min(40, int(dice.expovariate(0.15)))
+        stopped = Round(faults=dice.random() < 0.5, stop=stop)
+        if stop[0] == "token_invalid_grant" and dice.random() < 0.7:  # else at the first token already
+            stopped.stop = (*stop[:2], 1)
+            stopped.revoke = (dice.choice(("deliver.before", "fetch.before", "decode.after")), 1 + dice.randrange(9))
+        scenario.rounds.insert(dice.randint(0, len(scenario.rounds) - 4), stopped)
+    for plan in (*scenario.rounds, *scenario.anew):
+        plan.retry_after = dice.choice((scenario.options["retry_after"], *RETRY_AFTER))
 
 
 def _size(dice: random.Random, limit: int, real_size: bool) -> int:

@@ -7,9 +7,11 @@ there: raise, halt the run, revoke the token.  ``Recorder`` remembers what was a
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import importlib
 import random
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -19,10 +21,13 @@ import gscthreads.client
 import gscthreads.coordinator
 import gscthreads.plan
 import gscthreads.quota
+import gscthreads.refusals
+import gscthreads.stores.sqlite
 import gscthreads.worker
 from gscthreads.errors import StoreError, StoreFull, StoreLocked
 from gscthreads.model import Fetched
 from gscthreads.stores.base import FINAL, Store
+from gscthreads.summary import read_status
 
 _sync: Any = importlib.import_module("gscthreads.sync")  # the package itself has a function of that name
 
@@ -286,11 +291,65 @@ class WallClock:
 
 @contextlib.contextmanager
 def wall_clock(clock: WallClock) -> Iterator[None]:
-    real, time.time = time.time, clock.time
+    stores = gscthreads.stores.sqlite
+    real, time.time, now = time.time, clock.time, stores._now
+    stores._now = lambda: stores._stamp(dt.datetime.fromtimestamp(clock.time(), dt.timezone.utc))
     try:
         yield
     finally:
-        time.time = real
+        time.time, stores._now = real, now
+
+
+@contextlib.contextmanager
+def retry_after_up_to(seconds: float) -> Iterator[None]:
+    """No Retry-After, however large, costs more than *seconds*."""
+    before, gscthreads.refusals.MAX_RETRY_AFTER = gscthreads.refusals.MAX_RETRY_AFTER, seconds
+    try:
+        yield
+    finally:
+        gscthreads.refusals.MAX_RETRY_AFTER = before
+
+
+#: A program that looks into a SQLite file again and again until its standard input ends.  It makes no file.
+_NEIGHBOUR = """
+import contextlib, select, sqlite3, sys
+address = "file:" + sys.argv[1] + "?mode=rw"
+while not select.select([sys.stdin], [], [], 0.002)[0]:
+    with contextlib.suppress(sqlite3.OperationalError):  # not there yet, or being written
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=1)) as database:
+            database.execute("SELECT count(*) FROM gsc_run").fetchone()
+"""
+
+
+@contextlib.contextmanager
+def neighbour(path: str) -> Iterator[None]:
+    """Another process opens and closes the SQLite file *path* all the while.  Who closes a database last deletes its
+    log, and who is last it learns from locks, which any other close of the file by this process would have dropped."""
+    with subprocess.Popen([sys.executable, "-S", "-c", _NEIGHBOUR, path], stdin=subprocess.PIPE) as process:
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            if process.wait(30):
+                raise RuntimeError("the neighbour failed, see its traceback")
+
+
+class Looks:
+    """Looks into the store from this process too, now and then, as a status page would."""
+
+    def __init__(self, url: str, dice: random.Random) -> None:
+        self._url = url
+        self._dice = dice
+        self._lock = threading.Lock()
+        self.looked = 0
+
+    def look(self) -> None:
+        with self._lock:
+            if self._dice.random() >= 0.02:
+                return
+            self.looked += 1
+        with contextlib.suppress(StoreError):  # not there yet, or being written
+            read_status(self._url)
 
 
 @contextlib.contextmanager

@@ -37,8 +37,10 @@ def test_the_same_seed_draws_the_same_scenario_and_many_seeds_draw_everything():
     assert {name for each in drawn for name in each.faults} == set(schedule.PASSING)
     rounds = [plan for each in drawn for plan in each.rounds]
     assert {name for plan in rounds for name, _, _ in plan.hangs} == set(schedule.HANGING)
+    assert {plan.stop[0] for plan in rounds if plan.stop} == set(schedule.STOPPING)
+    assert {plan.retry_after for plan in rounds} == set(schedule.RETRY_AFTER)
     points = {point for plan in rounds for point, _, _ in plan.errors}
     assert points == {*schedule.WORKER_POINTS, *schedule.STORE_POINTS}
     assert {24_999, 25_000, 25_001} <= {rows for each in drawn for rows in each.sizes.values()}
-    for wanted in ("jumps", "switch", "anew", "young"):
+    for wanted in ("jumps", "switch", "anew", "young", "company"):
         assert {bool(getattr(each, wanted)) for each in drawn} == {True, False}, wanted

@@ -1,19 +1,21 @@
 """kill -9 at every boundary of every transaction, in storms, and at random instants.
 
 After each kill: no acknowledged slice is asked for again, and the truth at the end.  GSCTHREADS_KILLS=200 for more
-random ones and more storms.
+random ones, more storms, and more of two runs at once.
 """
 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import contextlib
 import itertools
 import os
 import random
 
 import pytest
 
-from . import checks, small
+from . import checks, seams, small
 from .child import BOUNDARIES, Zygote
 
 KILLS = int(os.environ.get("GSCTHREADS_KILLS", "20"))
@@ -119,3 +121,32 @@ def test_kills_at_random_instants_lose_nothing_and_refetch_nothing(zygote, sim, 
         assert status == "complete"
         small.assert_truth(sim, path, dates)
         assert set(statuses(path)) <= {"complete", "killed"}
+
+
+def test_kills_of_two_runs_that_share_a_store_with_others_lose_nothing_and_refetch_nothing(zygote, sim, new_place):
+    """Each has a report of its own, and another process opens and closes the (SQLite) file all the while: who dies
+    leaves its part of the log to others."""
+    dice, dates, kills = random.Random(KILLS + 1), small.days(25), 0
+    with Zygote() as second, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        while kills < max(8, KILLS // 2):
+            path, acknowledged, ended = new_place(), set(), [None, None]
+            runs = [
+                (each, settings(sim, path, dates, reports=[report], batch_size=dice.choice((1, 4, 20))))
+                for each, report in ((zygote, "page"), (second, "page_query"))
+            ]
+            with contextlib.nullcontext() if checks.is_url(path) else seams.neighbour(str(path)):
+                while ended != ["complete", "complete"]:
+                    seen = len(sim.log)
+                    started = [
+                        pool.submit(each.sync, values, limit=small.LIMIT, die_after=dice.random() * 0.3)
+                        for each, values in runs
+                    ]
+                    ended = [each.result().status for each in started]
+                    kills += ended.count(None)
+                    assert set(ended) <= {"complete", None}
+                    assert not acknowledged.intersection(small.asked_since(sim, seen)), kills
+                    found = checks.ledger(path, small.LIMIT)
+                    assert acknowledged <= found
+                    acknowledged = found
+            small.assert_truth(sim, path, dates)
+            assert set(statuses(path)) <= {"complete", "killed"}

@@ -18,6 +18,10 @@ STATUSES = {
     "http_408": (408, "requestTimeout"), "http_429": (429, "rateLimitExceeded"),
     "http_429_new": (429, "rateLimitExceeded"), "qps_403": (403, "quotaExceeded"),
     "user_rate_403": (403, "userRateLimitExceeded"), "load_403": (403, "quotaExceeded"),
+    "daily_403": (403, "dailyLimitExceeded"), "daily_429": (429, "rateLimitExceeded"),
+    "scope_403": (403, "insufficientPermissions"), "api_disabled_403": (403, "accessNotConfigured"),
+    "quota_project_403": (403, "accessNotConfigured"), "not_found_404": (404, "notFound"),
+    "invalid_400": (400, "invalidParameter"),
     "unauthorized_401": (401, "authError"), "forbidden_403": (403, "forbidden"), "outer_401": (401, "authError"),
     "outer_403_quota": (403, "quotaExceeded"), "outer_500": (500, "backendError"), "outer_503": (503, "backendError"),
 }
@@ -39,6 +43,30 @@ def test_error_answers(start, name):
     assert script.done and client.query().status == 200
     # Faulted queries are charged like any other.
     assert sim.stats()["max_60s"]["site"][SITE] == 4 and sim.stats()["faults"] == {name: 2}
+
+
+@pytest.mark.parametrize("name, status, domain, info, words", [
+    # gsc-api.md 5.1 and 5.2: which of the two shapes, or both at once.
+    ("daily_403", None, "usageLimits", None, "reset at midnight Pacific Time"),
+    ("daily_429", "RESOURCE_EXHAUSTED", "global", "RATE_LIMIT_EXCEEDED", "limit 'Queries per day' of service"),
+    ("http_429_new", "RESOURCE_EXHAUSTED", "global", "RATE_LIMIT_EXCEEDED", "limit 'Queries per minute' of service"),
+    ("http_429", None, "usageLimits", None, "Rate Limit Exceeded"),
+    ("scope_403", "PERMISSION_DENIED", "global", "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "insufficient authentication"),
+    ("api_disabled_403", "PERMISSION_DENIED", "usageLimits", "SERVICE_DISABLED", "it is disabled"),
+    ("quota_project_403", "PERMISSION_DENIED", "usageLimits", "SERVICE_DISABLED", "requires a quota project, which is"),
+    ("not_found_404", None, "global", None, "not found"),
+    ("forbidden_403", None, "global", None, f"sufficient permission for site '{SITE}'"),
+    ("invalid_400", None, "global", None, "'BY_PROPERTY' is not a valid aggregation type"),
+])
+def test_shapes_of_errors(start, name, status, domain, info, words):
+    sim, client = start()
+    sim.faults.script(name)
+    error = client.query().error
+    (detail,) = error["errors"]
+    assert words in error["message"] and error.get("status") == status and detail["domain"] == domain
+    assert detail["message"] == error["message"] or name == "scope_403"
+    found = [each["reason"] for each in error.get("details", ()) if each["@type"].endswith("google.rpc.ErrorInfo")]
+    assert found == ([info] if info else [])
 
 
 def test_answers_without_reason_or_json(start):
@@ -230,6 +258,8 @@ def test_every_fault_is_described_and_grouped():
     hanging = set(GROUPS["hanging"])
     assert hanging == {"hang", "stall_body", "drip"} and not hanging & set(GROUPS["transient"])
     assert {"http_503", "reset_body", "qps_403", "missing_part"} <= set(GROUPS["transient"])
+    assert set(GROUPS["load"]) == {"load_403", "daily_403", "daily_429"}
+    assert {"forbidden_403", "api_disabled_403", "token_invalid_grant"} <= set(GROUPS["final"])
 
 
 def test_scripts_choose_by_date_start_row_and_site(start):

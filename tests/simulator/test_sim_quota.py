@@ -114,8 +114,19 @@ def test_cloud_quota_and_retry_after(start):
     assert reply.headers["retry-after"] == "30"
 
 
+@pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "", "-1", "9" * 30, 0])
+def test_retry_after_may_be_any_text(start, value):
+    sim, client = start(Site(SITE, rows_per_day=10), retry_after=value)
+    for name in ("qps_403", "http_503"):
+        sim.faults.script(name)
+        assert client.query().headers["retry-after"] == str(value)
+    sim.faults.script("http_500")
+    assert "retry-after" not in client.query().headers
+
+
 @pytest.mark.parametrize("values", [{"lanes": 0}, {"colour": 1}, {"int_style": "1"}, {"quota": "yes"}, {"latency": "1"},
                                     {"site_qpm": -1}, {"shuffle_ties": "all"}, {"cap": None}, {"seed": 1.5},
+                                    {"retry_after": "a\r\nb"}, {"retry_after": 1.5}, {"retry_after": "\u0663"},
                                     {"seed": 1}])
 def test_options_are_checked(values):
     options = Options()
