@@ -318,6 +318,23 @@ def test_a_dataset_is_leased_to_one_run_and_the_others_are_told_who_holds_it(pla
     assert store.read("SELECT count(*) FROM gsc_performance") == [(2,)]
 
 
+def test_who_holds_what_is_known_to_those_who_only_read(place, store):
+    reader = place.store()
+    assert store.holders() == {}
+    store.begin(Halt())
+    run_id = store.start_run("{}")
+    store.claim([PAGE])
+    store.commit()
+    reader.open(writing=False)
+    try:
+        assert list(reader.holders()) == [PAGE] and f"process {os.getpid()} on" in reader.holders()[PAGE]
+        store.close()  # without a word
+        assert reader.holders() == {}
+    finally:
+        reader.close()
+    assert run_id
+
+
 def test_a_lease_is_free_once_its_run_has_ended(place, store):
     run, _ = start(store, PAGE)
     with contextlib.closing(another(place)) as second:

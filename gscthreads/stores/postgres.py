@@ -31,7 +31,9 @@ from ..quota import QuotaLedger
 from . import postgres_schema as schema
 from .base import (
     FAILED,
+    HELD,
     LEASE_SECONDS,
+    NAMELESS,
     OPEN,
     PROVISIONAL,
     Acknowledged,
@@ -40,7 +42,9 @@ from .base import (
     Park,
     RunFigures,
     Store,
+    further_flaws,
     row_words,
+    stale_lifetimes,
 )
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
@@ -377,11 +381,8 @@ class PostgresStore(Store):
         self._link.execute("DELETE FROM gsc_stage WHERE day = %s AND start_row = %s", (day, key.start_row))
         self._copy("gsc_stage", {"day": day, "start_row": key.start_row}, dataset, rows)
         self._link.execute(
-            "UPDATE gsc_day SET status = %s WHERE id = %s AND status = %s;"
-            " INSERT INTO gsc_slice (day, start_row, received, fetched_on, data_state) VALUES (%s, %s, %s, %s, %s)"
-            " ON CONFLICT (day, start_row) DO UPDATE SET received = excluded.received,"
-            " fetched_on = excluded.fetched_on, data_state = excluded.data_state",
-            (OPEN, day, FAILED, day, key.start_row, ack.received, ack.fetched_on, ack.data_state),
+            f"UPDATE gsc_day SET status = %s WHERE id = %s AND status = %s; {schema.NOTE_STAGED}",
+            (OPEN, day, FAILED, day, key.start_row, ack.received, ack.fetched_on, ack.data_state, day, key.start_row),
         )
 
     def publish(self, dataset: Dataset, date: dt.date, rows: Optional[Rows], *, status: str, calls: int) -> int:
@@ -550,13 +551,17 @@ class PostgresStore(Store):
                 " FROM gsc_lease l JOIN gsc_run r ON r.id = l.run WHERE l.dataset = %s AND r.id <> %s", (number, run)
             )
             if found and self._lives(found[0][0]):
-                held[dataset] = "being synced by process {} on {}, since {}".format(*found[0][1:])
+                held[dataset] = HELD.format(*found[0][1:])
             else:
                 self._link.execute(
                     "INSERT INTO gsc_lease (dataset, run) VALUES (%s, %s)"
                     " ON CONFLICT (dataset) DO UPDATE SET run = excluded.run", (number, run)
                 )
         return held
+
+    def holders(self) -> Dict[Dataset, str]:
+        found = self._once(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS,)))
+        return {_stored(*row[:4]): HELD.format(*row[4:]) for row in found}
 
     def _lives(self, run: int) -> bool:
         """Whether a run that counts as running does; if not, it becomes killed and its leases are free.
@@ -609,10 +614,7 @@ class PostgresStore(Store):
 
     def datasets(self) -> List[Dataset]:
         found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset ORDER BY 1, 2, 4")
-        return sorted(
-            Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
-            for site, report, dimensions, search_type in found
-        )
+        return sorted(_stored(*names) for names in found)
 
     def audit(self, dataset: Dataset) -> List[Flaw]:
         def look() -> List[Flaw]:
@@ -624,12 +626,18 @@ class PostgresStore(Store):
                 Flaw("rows", dataset, date, row_words(status, noted, counted))
                 for date, status, noted, counted in self._link.rows(schema.AUDIT_DAYS, number)
             ]
-            known = {flaw.date for flaw in flaws}
-            for date, in self._link.rows(schema.AUDIT_RANKS, number):
-                if date not in known:
-                    flaws.append(Flaw("rows", dataset, date, "rows are not in order of rank"))
-            for date, in self._link.rows(schema.AUDIT_STAGED, number):
-                flaws.append(Flaw("staged", dataset, date, "staged slices that belong to nothing"))
+
+            def dates(statement: str, *values: Any) -> List[dt.date]:
+                return [date for date, in self._link.rows(statement, (*number, *values))]
+
+            flaws += further_flaws(dataset, "rows", flaws, [
+                (dates(schema.AUDIT_RANKS), "rows are not in order of rank"),
+                (dates(schema.AUDIT_NAMES, "page" in dataset.report.dimensions), NAMELESS),
+            ])
+            flaws += further_flaws(dataset, "staged", [], [
+                (dates(schema.AUDIT_STAGED), "staged slices that belong to nothing"),
+                (dates(schema.AUDIT_ACKNOWLEDGED), "staged rows that are not those acknowledged"),
+            ])
             if dataset.report.name == "page":
                 stale = self._link.one(schema.AUDIT_LIFETIME, number * 4)
                 if stale:
@@ -639,13 +647,24 @@ class PostgresStore(Store):
 
         return self._once(look)
 
+    def strays(self) -> Dict[str, int]:
+        def count() -> Dict[str, int]:
+            return {words: int(self._link.one(schema.COUNT_STRAYS.format(table=table)))
+                    for table, words in schema.OF_DAYS.items()}
+
+        return {words: count for words, count in self._once(count).items() if count}
+
+    def drop_strays(self) -> None:
+        for table in schema.OF_DAYS:
+            self._link.execute(schema.DROP_STRAYS.format(table=table))
+
     def mend(self, flaws: Iterable[Flaw]) -> None:
+        flaws = list(flaws)
+        for dataset in stale_lifetimes(flaws):
+            number = self._dataset(dataset)
+            self._link.execute("DELETE FROM gsc_lifetime WHERE dataset = %s", (number,))
+            self._link.execute(schema.REBUILD_LIFETIME, (number,))
         for flaw in flaws:
-            if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page":
-                # Also before a day is replaced: that takes the day's rows, as they are, out of the totals.
-                number = self._dataset(flaw.dataset)
-                self._link.execute("DELETE FROM gsc_lifetime WHERE dataset = %s", (number,))
-                self._link.execute(schema.REBUILD_LIFETIME, (number,))
             if flaw.date is None:
                 continue
             day = self._day(flaw.dataset, flaw.date)
@@ -659,6 +678,14 @@ class PostgresStore(Store):
             statement = statement.replace("%", "%%").replace("?", "%s")
         found = self._once(lambda: self._link.rows(statement, values))
         return [tuple(map(_portable, row)) for row in found]
+
+    def interrupt(self) -> None:
+        if self._link.waiting():
+            self._link.interrupt()
+
+
+def _stored(site: str, report: str, dimensions: str, search_type: str) -> Dataset:
+    return Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
 
 
 def _names(dataset: Dataset) -> Tuple[str, str, str]:
