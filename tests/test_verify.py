@@ -24,7 +24,7 @@ from gscthreads.model import Dataset, Report, Rows, SliceKey
 from gscthreads.simulator import Simulator, Site
 from gscthreads.sockets import SocketRegistry
 from gscthreads.spotcheck import difference, share
-from gscthreads.stores.base import Acknowledged, Park
+from gscthreads.stores.base import Acknowledged, Park, RunFigures
 from gscthreads.stores.sqlite import SQLiteStore
 from gscthreads.summary import verification_text
 from gscthreads.sync import list_sites
@@ -468,10 +468,13 @@ def syncing(place, *datasets):
     store.open()
     try:
         store.begin(Halt())
-        store.start_run("{}")
+        run_id = store.start_run("{}")
         store.claim(datasets)
         store.commit()
         yield store
+        store.begin(Halt())
+        store.save_run(run_id, RunFigures("halted", 0, 0, 0, 0, 0, 0.0), ended=True)
+        store.commit()
     finally:
         store.close()
 
