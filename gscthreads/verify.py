@@ -138,7 +138,7 @@ def _fetch(
 
 def _mend(flaws: Sequence[Flaw], strays: Mapping[str, int], store: Store, halt: Halt) -> None:
     began = time.monotonic()
-    store.open()
+    store.open(halt=halt)
     try:
         store.begin(halt)
         run_id = store.start_run('{"verify": "repair"}')
@@ -348,7 +348,7 @@ class _Verify:
 
     def _look(self) -> Tuple[Verification, Dict[Dataset, Group]]:
         store, halt, check = self._store, self._halt, None
-        store.open(writing=False)
+        store.open(writing=False, halt=halt)
         try:
             with Ticking(_interrupting(store, halt)):
                 findings = examine(store, halt, oldest=pacific.oldest_day(self._today), sites=self._sites)
@@ -420,7 +420,7 @@ class _Verify:
 def _note_parks(parks: Mapping[str, Optional[Park]], store: Store, halt: Halt) -> None:
     """What was learnt of load quotas, for whoever asks next.  Who may only read can't tell them."""
     try:
-        store.open()
+        store.open(halt=halt)
         try:
             store.begin(halt)
             for site, park in parks.items():

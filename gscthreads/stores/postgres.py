@@ -560,8 +560,11 @@ class PostgresStore(Store):
         return held
 
     def holders(self) -> Dict[Dataset, str]:
-        found = self._once(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS,)))
-        return {_stored(*row[:4]): HELD.format(*row[4:]) for row in found}
+        found = self._once(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS, BACK_SECONDS)))
+        return {
+            _stored(*names): HELD.format(pid, host, since)
+            for host, where, pid, since, *names in found if not _is_gone(host, where, pid)
+        }
 
     def _lives(self, run: int) -> bool:
         """Whether a run that counts as running does; if not, it becomes killed and its leases are free.
@@ -569,19 +572,8 @@ class PostgresStore(Store):
         What a dead process has left its server process to do is waited for: that has locked the run's line.
         """
         found = self._link.rows("SELECT host, machine, pid FROM gsc_run WHERE id = %s", (run,))
-        here = (_plain(socket.gethostname()), machine())
-        gone = bool(found) and found[0][:2] == here and is_gone(found[0][2])
-        dead = self._link.execute(
-            "UPDATE gsc_run r SET status = 'killed'"
-            " FROM (SELECT clock_timestamp() - greatest(pg_postmaster_start_time(), max(backend_start))"
-            "       FROM pg_stat_activity WHERE backend_type = 'walwriter') s (up)"  # also after a crash, a promotion
-            " WHERE id = %s AND status = 'running' AND (%s"
-            " OR least(clock_timestamp() - beat, up) > %s * interval '1 second'"
-            " OR least(clock_timestamp() - beat, up) > %s * interval '1 second'"
-            " AND backend_pid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid"
-            " AND coalesce(a.backend_start, r.backend_start) = r.backend_start))",
-            (run, gone, LEASE_SECONDS, BACK_SECONDS),
-        )
+        gone = bool(found) and _is_gone(*found[0])
+        dead = self._link.execute(schema.KILL, (run, gone, LEASE_SECONDS, BACK_SECONDS))
         if dead.rowcount != 1:
             return bool(self._link.rows("SELECT 1 FROM gsc_run WHERE id = %s AND status = 'running'", (run,)))
         self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run,))
@@ -681,11 +673,16 @@ class PostgresStore(Store):
 
     def interrupt(self) -> None:
         if self._link.waiting():
-            self._link.interrupt()
+            self._link.cancel()
 
 
 def _stored(site: str, report: str, dimensions: str, search_type: str) -> Dataset:
     return Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
+
+
+def _is_gone(host: str, where: Optional[str], pid: int) -> bool:
+    """Whether a process is known to have ended: on this machine, that is."""
+    return (host, where) == (_plain(socket.gethostname()), machine()) and is_gone(pid)
 
 
 def _names(dataset: Dataset) -> Tuple[str, str, str]:

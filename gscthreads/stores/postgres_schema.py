@@ -261,14 +261,33 @@ SELECT day FROM named WHERE day IS NOT NULL AND NOT EXISTS (SELECT 1 FROM gsc_da
 COUNT_STRAYS = f"SELECT count(*) FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
 DROP_STRAYS = f"DELETE FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
 
-#: Who syncs what now; the same judgement of who lives as stores/postgres.py has.
-HOLDERS = """
-SELECT s.site, s.report, s.dimensions, s.search_type, r.pid, r.host,
-       to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-FROM gsc_lease l JOIN gsc_run r ON r.id = l.run JOIN gsc_dataset s ON s.id = l.dataset
-WHERE r.status = 'running' AND r.beat >= clock_timestamp() - %s * interval '1 second'
-AND (r.backend_pid IS NULL OR EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid
+#: Since when the server is up, also after a crash or a promotion.
+_UP = """
+(SELECT clock_timestamp() - greatest(pg_postmaster_start_time(), max(backend_start))
+ FROM pg_stat_activity WHERE backend_type = 'walwriter') s (up)
+"""
+
+#: Whether the run r gave no sign of life for so many seconds, or for so many others and isn't connected any more.
+_SILENT = """
+(least(clock_timestamp() - r.beat, s.up) > %s * interval '1 second'
+ OR least(clock_timestamp() - r.beat, s.up) > %s * interval '1 second'
+ AND r.backend_pid IS NOT NULL AND NOT EXISTS (
+     SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid
      AND coalesce(a.backend_start, r.backend_start) = r.backend_start))
+"""
+
+#: Ends a run that is silent, or known to be gone.
+KILL = f"""
+UPDATE gsc_run r SET status = 'killed' FROM {_UP}
+WHERE r.id = %s AND r.status = 'running' AND (%s OR {_SILENT})
+"""
+
+#: Who syncs what now, as far as silence tells.
+HOLDERS = f"""
+SELECT r.host, r.machine, r.pid, to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       d.site, d.report, d.dimensions, d.search_type
+FROM {_UP}, gsc_lease l JOIN gsc_run r ON r.id = l.run JOIN gsc_dataset d ON d.id = l.dataset
+WHERE r.status = 'running' AND NOT {_SILENT}
 """
 
 #: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
