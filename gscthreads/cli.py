@@ -44,6 +44,7 @@ _VERIFY = """Hold a copy against itself, and against Google.
 Without credentials no call is made: rows are counted and summed against the ledger, totals computed anew, missing and
 unfinished days listed.  With credentials random pages are compared with fresh answers (a call each), and the clicks of
 rows with queries with the site's (a call for each site and search type): the difference is what Google leaves out.
+A site whose load quota is spent, or that Google refuses, is not asked; what was found without it is told all the same.
 
 example:
   {prog} --store sqlite:///search.db --credentials credentials.json --repair
@@ -53,7 +54,7 @@ _VERIFY_EXITS = """exit status:
   0  all is well, or was repaired
   1  something is wrong
   2  bad usage or configuration
-  3  halted
+  3  halted, or Google could not be asked and nothing else is wrong
 """
 
 
@@ -203,6 +204,11 @@ def verify_options(parser: argparse.ArgumentParser) -> None:
                         help="mend what is wrong, and fetch just the days that are (with credentials)")
     parser.add_argument("--qpm-limit", type=float, default=1200, metavar="N",
                         help="Google's calls per minute and site (default 1200)")
+    last = "for a repair (default: as the dataset's last sync)"
+    parser.add_argument("--data-state", choices=("final", "all"), help=f"what to ask for, {last}")
+    parser.add_argument("--final-after-days", type=int, metavar="N", help=f"younger days are provisional, {last}")
+    parser.add_argument("--empty-final-after-days", type=int, metavar="N",
+                        help=f"the same for days without rows, {last}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -279,7 +285,8 @@ def _verify(args: argparse.Namespace) -> int:
     from .verify import verify
 
     halt = Halt()
-    settings = {"api_root": args.api_root} if args.api_root else {}
+    given = ("api_root", "data_state", "final_after_days", "empty_final_after_days")
+    settings = {name: getattr(args, name) for name in given if getattr(args, name) is not None}
     halt_on_signals(halt.set)
     try:
         found = verify(
@@ -291,7 +298,7 @@ def _verify(args: argparse.Namespace) -> int:
         print(f"{_prog()} verify: halted: {halt.reason}", file=sys.stderr)
         return 3
     print(json.dumps(found.as_dict()) if args.json else verification_text(found))
-    return 1 if found.wrong else 0
+    return found.exit_status
 
 
 def _sites(args: argparse.Namespace) -> int:

@@ -92,7 +92,7 @@ def read_status(store_url: Union[str, Store], *, sites: Optional[Sequence[str]] 
 
 def verification_text(found: Verification) -> str:
     """What ``verify`` found, for people: a table, then a line for everything that is wrong or worth knowing."""
-    if not found.findings:
+    if not found.findings and not found.strays:
         return "No days yet: nothing to verify."
     header = ("site", "report", "search_type", "days", "rows", "first", "last", "missing", "unfinished", "wrong",
               "at ceiling", "clicks explained", "pages checked")
@@ -106,8 +106,11 @@ def verification_text(found: Verification) -> str:
             len(each.missing), len(each.unfinished), len({flaw.date for flaw in each.flaws + each.different}),
             len(each.ceiling), explained, each.checked or None,
         ])
+        if each.held:
+            lines.append(f"{dataset} is {each.held}: days that are not there yet don't count as wrong")
         for words, dates in (
             ("missing", each.missing), ("begun, but not whole", each.unfinished),
+            ("not there, and older than what Google still has", each.gone),
             ("near Google's ceiling of 50,000 rows, so that some may be missing there", each.ceiling),
         ):
             if dates:
@@ -119,6 +122,8 @@ def verification_text(found: Verification) -> str:
             lines.append(f"{dataset}: the rows explain least of the site's clicks on {date}: {100 * part:.1f} %")
         if each.more:
             lines.append(f"{dataset}: for a page alone Google shows {each.more} more rows than for its whole day")
+    lines += [f"{count} {words} of days that are not in the ledger" for words, count in found.strays.items()]
+    lines += [f"{site}: Google was not asked: {_cell(why, 300)}" for site, why in found.unasked.items()]
     text = table(header, rows) + "".join(f"\n{line}" for line in lines)
     return f"{text}\n{_verdict(found)}"
 
@@ -128,10 +133,10 @@ def _verdict(found: Verification) -> str:
     if done is None:
         if found.wrong:
             return "Something is wrong.  --repair mends it, and fetches only the days that are wrong."
-        return f"All is well ({found.calls} calls)."
+        return f"{'What could be compared is right' if found.unasked else 'All is well'} ({found.calls} calls)."
     text = f"Mended {done.mended} flaws, fetched {done.fetched} days again"
-    if done.result is not None:
-        text += f" ({done.result.calls} calls, {done.result.status})"
+    if done.status:
+        text += f" ({done.calls} calls, {done.status}{': ' if done.reason else ''}{_cell(done.reason, 300)})"
     if done.gone:
         text += f"; {done.gone} wrong days are older than what Google still has, and stay as they are"
     if done.left:

@@ -40,6 +40,7 @@ from .rows import make_decoder
 from .sockets import SocketRegistry
 from .stores import open_store
 from .stores.base import Store
+from .ticking import Ticking
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -351,6 +352,7 @@ def list_sites(
         ca_bundle=ca_bundle,
     )
     try:
-        return sorted(client.sites())
+        with Ticking(lambda: registry.expire(time.monotonic())):
+            return sorted(client.sites())
     finally:
         client.close()

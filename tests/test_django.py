@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import pytest
 import gscthreads
 from gscthreads import pacific
 from gscthreads.simulator import Simulator, Site
+from gscthreads.stores import schema
 
 django = pytest.importorskip("django", reason="Django is not installed: pip install Django, or see django_matrix.sh")
 
@@ -174,9 +176,13 @@ def test_the_store_may_come_before_migrate(either):
 def test_migrate_lifts_an_older_schema(project):
     project.manage("migrate")
     with contextlib.closing(sqlite3.connect(str(project.database))) as database, database:
-        for name, in database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'gsc_keyed_%'").fetchall():
-            database.execute(f"DROP VIEW {name}")
-        database.execute("UPDATE gsc_meta SET version = 2")
+        ours = ("SELECT type, name FROM sqlite_master WHERE name LIKE 'gsc_%' AND type IN ('table', 'view')"
+                " ORDER BY 1 DESC")
+        for kind, name in database.execute(ours).fetchall():
+            database.execute(f"DROP {kind} {name}")
+        for script in itertools.islice(schema.upgrades(0, shared=True), 3):  # gsc_meta, and the first two versions
+            database.executescript(script)
+        assert database.execute("SELECT version FROM gsc_meta").fetchall() == [(2,)]
     project.manage("migrate")
     assert project.read("SELECT count(*) FROM gsc_keyed_performance") == [(0,)]
 

@@ -83,7 +83,7 @@ def test_the_budget_is_a_share_of_the_limit_and_the_config_frozen():
 # -- the package
 
 LAYERS = [
-    {"_version", "errors", "halt", "backoff", "concurrency", "pace", "pool"},
+    {"_version", "errors", "halt", "backoff", "concurrency", "pace", "pool", "ticking"},
     {"gate", "model", "refusals", "pacific", "sites", "figures", "keyfile"},
     {"quota"},
     {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.layout", "stores.schema",
@@ -93,7 +93,8 @@ LAYERS = [
     {"auth", "stores", "worker"},
     {"config"},
     {"coordinator"},
-    {"sync", "estimate", "signals"},
+    {"sync", "estimate", "signals", "findings"},
+    {"spotcheck"},
     {"verify", "progress", "__init__"},
     {"summary"},
     {"demo"},

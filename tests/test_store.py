@@ -319,6 +319,27 @@ def test_a_dataset_is_leased_to_one_run_and_the_others_are_told_who_holds_it(pla
     assert store.read("SELECT count(*) FROM gsc_performance") == [(2,)]
 
 
+def test_who_holds_what_is_known_to_those_who_only_read(place, store):
+    reader = place.store()
+    assert store.holders() == {}
+    store.begin(Halt())
+    run_id = store.start_run("{}")
+    store.claim([PAGE])
+    store.commit()
+    reader.open(writing=False)
+    try:
+        assert list(reader.holders()) == [PAGE] and f"process {os.getpid()} on" in reader.holders()[PAGE]
+        if isinstance(store, SQLiteStore):
+            store.close()  # without a word
+        else:  # a server takes a moment to notice
+            store.begin(Halt())
+            store.save_run(run_id, RunFigures("complete", 0, 0, 0, 0, 0, 0.0), ended=True)
+            store.commit()
+        assert reader.holders() == {}
+    finally:
+        reader.close()
+
+
 def test_a_lease_is_free_once_its_run_has_ended(place, store):
     run, _ = start(store, PAGE)
     with contextlib.closing(another(place)) as second:

@@ -17,6 +17,10 @@ LEASE_SECONDS = 60.0
 OPEN, PROVISIONAL, FINAL, FAILED = "open", "provisional", "final", "failed"
 
 
+#: Who holds a dataset: process, host, since when.
+HELD = "being synced by process {} on {}, since {}"
+
+
 class Acknowledged(NamedTuple):
     """One slice that is durably in the store: how many rows Google sent, and when and how it was asked for."""
 
@@ -52,8 +56,8 @@ class RunFigures(NamedTuple):
 
 class Flaw(NamedTuple):
     """Something that is not as it was written.  ``kind``: ``rows`` (a published day's rows are not those the ledger
-    speaks of, or are in the wrong order), ``staged`` (slices that belong to nothing any more), ``lifetime`` (totals
-    that don't follow from the rows; ``date`` is None)."""
+    speaks of, are in the wrong order, or have lost their names), ``staged`` (slices that belong to nothing any more, or
+    whose rows are not those acknowledged), ``lifetime`` (totals that don't follow from the rows; ``date`` is None)."""
 
     kind: str
     dataset: Dataset
@@ -155,6 +159,10 @@ class Store(abc.ABC):
         with words that say who holds them."""
 
     @abc.abstractmethod
+    def holders(self) -> Dict[Dataset, str]:
+        """The datasets that living runs hold now, with words that say who.  Only reads."""
+
+    @abc.abstractmethod
     def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
         """Bring a run's line in gsc_runs up to date.  *ended* gives its leases back."""
 
@@ -172,7 +180,16 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def audit(self, dataset: Dataset) -> List[Flaw]:
-        """Hold what is stored of *dataset* against itself: rows against the ledger, ranks, staged slices, totals."""
+        """Hold what is stored of *dataset* against itself: rows against the ledger, ranks, names, staged slices,
+        totals."""
+
+    @abc.abstractmethod
+    def strays(self) -> Dict[str, int]:
+        """What is stored of days that are not in the ledger, which nobody sees: {what: how much}."""
+
+    @abc.abstractmethod
+    def drop_strays(self) -> None:
+        """Inside a transaction: delete what ``strays`` counts."""
 
     @abc.abstractmethod
     def mend(self, flaws: Iterable[Flaw]) -> None:
@@ -183,6 +200,37 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         """All rows of a reading statement on the views, for status and demo."""
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """From any thread: the statement that is being worked on, if any, ends at once with a StoreError."""
+
+
+#: What is wrong with a day that has rows of a page or segment that is not there.
+NAMELESS = "rows whose page, or country and device, is not there any more"
+
+
+def further_flaws(
+    dataset: Dataset, kind: str, known: Iterable[Flaw], found: Iterable[Tuple[Sequence[dt.date], str]]
+) -> List[Flaw]:
+    """Flaws of *kind* for the dates that were *found* (with what is wrong), one a day: none for those *known*."""
+    seen = {flaw.date for flaw in known}
+    flaws = []
+    for dates, words in found:
+        flaws += [Flaw(kind, dataset, date, words) for date in dates if date not in seen]
+        seen.update(dates)
+    return flaws
+
+
+def stale_lifetimes(flaws: Iterable[Flaw]) -> List[Dataset]:
+    """The datasets whose lifetime totals *flaws* want computed anew.
+
+    Also where a day's rows are wrong, before it is replaced: that takes the rows, as they are, out of the totals.
+    """
+    return list(dict.fromkeys(
+        flaw.dataset for flaw in flaws
+        if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page"
+    ))
 
 
 def row_words(status: str, noted: int, counted: int) -> str:

@@ -31,7 +31,9 @@ from ..quota import QuotaLedger
 from . import postgres_schema as schema
 from .base import (
     FAILED,
+    HELD,
     LEASE_SECONDS,
+    NAMELESS,
     OPEN,
     PROVISIONAL,
     Acknowledged,
@@ -40,7 +42,9 @@ from .base import (
     Park,
     RunFigures,
     Store,
+    further_flaws,
     row_words,
+    stale_lifetimes,
 )
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
@@ -377,11 +381,8 @@ class PostgresStore(Store):
         self._link.execute("DELETE FROM gsc_stage WHERE day = %s AND start_row = %s", (day, key.start_row))
         self._copy("gsc_stage", {"day": day, "start_row": key.start_row}, dataset, rows)
         self._link.execute(
-            "UPDATE gsc_day SET status = %s WHERE id = %s AND status = %s;"
-            " INSERT INTO gsc_slice (day, start_row, received, fetched_on, data_state) VALUES (%s, %s, %s, %s, %s)"
-            " ON CONFLICT (day, start_row) DO UPDATE SET received = excluded.received,"
-            " fetched_on = excluded.fetched_on, data_state = excluded.data_state",
-            (OPEN, day, FAILED, day, key.start_row, ack.received, ack.fetched_on, ack.data_state),
+            f"UPDATE gsc_day SET status = %s WHERE id = %s AND status = %s; {schema.NOTE_STAGED}",
+            (OPEN, day, FAILED, day, key.start_row, ack.received, ack.fetched_on, ack.data_state, day, key.start_row),
         )
 
     def publish(self, dataset: Dataset, date: dt.date, rows: Optional[Rows], *, status: str, calls: int) -> int:
@@ -550,7 +551,7 @@ class PostgresStore(Store):
                 " FROM gsc_lease l JOIN gsc_run r ON r.id = l.run WHERE l.dataset = %s AND r.id <> %s", (number, run)
             )
             if found and self._lives(found[0][0]):
-                held[dataset] = "being synced by process {} on {}, since {}".format(*found[0][1:])
+                held[dataset] = HELD.format(*found[0][1:])
             else:
                 self._link.execute(
                     "INSERT INTO gsc_lease (dataset, run) VALUES (%s, %s)"
@@ -558,25 +559,21 @@ class PostgresStore(Store):
                 )
         return held
 
+    def holders(self) -> Dict[Dataset, str]:
+        found = self._once(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS, BACK_SECONDS)))
+        return {
+            _stored(*names): HELD.format(pid, host, since)
+            for host, where, pid, since, *names in found if not _is_gone(host, where, pid)
+        }
+
     def _lives(self, run: int) -> bool:
         """Whether a run that counts as running does; if not, it becomes killed and its leases are free.
 
         What a dead process has left its server process to do is waited for: that has locked the run's line.
         """
         found = self._link.rows("SELECT host, machine, pid FROM gsc_run WHERE id = %s", (run,))
-        here = (_plain(socket.gethostname()), machine())
-        gone = bool(found) and found[0][:2] == here and is_gone(found[0][2])
-        dead = self._link.execute(
-            "UPDATE gsc_run r SET status = 'killed'"
-            " FROM (SELECT clock_timestamp() - greatest(pg_postmaster_start_time(), max(backend_start))"
-            "       FROM pg_stat_activity WHERE backend_type = 'walwriter') s (up)"  # also after a crash, a promotion
-            " WHERE id = %s AND status = 'running' AND (%s"
-            " OR least(clock_timestamp() - beat, up) > %s * interval '1 second'"
-            " OR least(clock_timestamp() - beat, up) > %s * interval '1 second'"
-            " AND backend_pid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid"
-            " AND coalesce(a.backend_start, r.backend_start) = r.backend_start))",
-            (run, gone, LEASE_SECONDS, BACK_SECONDS),
-        )
+        gone = bool(found) and _is_gone(*found[0])
+        dead = self._link.execute(schema.KILL, (run, gone, LEASE_SECONDS, BACK_SECONDS))
         if dead.rowcount != 1:
             return bool(self._link.rows("SELECT 1 FROM gsc_run WHERE id = %s AND status = 'running'", (run,)))
         self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run,))
@@ -609,10 +606,7 @@ class PostgresStore(Store):
 
     def datasets(self) -> List[Dataset]:
         found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset ORDER BY 1, 2, 4")
-        return sorted(
-            Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
-            for site, report, dimensions, search_type in found
-        )
+        return sorted(_stored(*names) for names in found)
 
     def audit(self, dataset: Dataset) -> List[Flaw]:
         def look() -> List[Flaw]:
@@ -624,12 +618,18 @@ class PostgresStore(Store):
                 Flaw("rows", dataset, date, row_words(status, noted, counted))
                 for date, status, noted, counted in self._link.rows(schema.AUDIT_DAYS, number)
             ]
-            known = {flaw.date for flaw in flaws}
-            for date, in self._link.rows(schema.AUDIT_RANKS, number):
-                if date not in known:
-                    flaws.append(Flaw("rows", dataset, date, "rows are not in order of rank"))
-            for date, in self._link.rows(schema.AUDIT_STAGED, number):
-                flaws.append(Flaw("staged", dataset, date, "staged slices that belong to nothing"))
+
+            def dates(statement: str, *values: Any) -> List[dt.date]:
+                return [date for date, in self._link.rows(statement, (*number, *values))]
+
+            flaws += further_flaws(dataset, "rows", flaws, [
+                (dates(schema.AUDIT_RANKS), "rows are not in order of rank"),
+                (dates(schema.AUDIT_NAMES, "page" in dataset.report.dimensions), NAMELESS),
+            ])
+            flaws += further_flaws(dataset, "staged", [], [
+                (dates(schema.AUDIT_STAGED), "staged slices that belong to nothing"),
+                (dates(schema.AUDIT_ACKNOWLEDGED), "staged rows that are not those acknowledged"),
+            ])
             if dataset.report.name == "page":
                 stale = self._link.one(schema.AUDIT_LIFETIME, number * 4)
                 if stale:
@@ -639,13 +639,24 @@ class PostgresStore(Store):
 
         return self._once(look)
 
+    def strays(self) -> Dict[str, int]:
+        def count() -> Dict[str, int]:
+            return {words: int(self._link.one(schema.COUNT_STRAYS.format(table=table)))
+                    for table, words in schema.OF_DAYS.items()}
+
+        return {words: count for words, count in self._once(count).items() if count}
+
+    def drop_strays(self) -> None:
+        for table in schema.OF_DAYS:
+            self._link.execute(schema.DROP_STRAYS.format(table=table))
+
     def mend(self, flaws: Iterable[Flaw]) -> None:
+        flaws = list(flaws)
+        for dataset in stale_lifetimes(flaws):
+            number = self._dataset(dataset)
+            self._link.execute("DELETE FROM gsc_lifetime WHERE dataset = %s", (number,))
+            self._link.execute(schema.REBUILD_LIFETIME, (number,))
         for flaw in flaws:
-            if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page":
-                # Also before a day is replaced: that takes the day's rows, as they are, out of the totals.
-                number = self._dataset(flaw.dataset)
-                self._link.execute("DELETE FROM gsc_lifetime WHERE dataset = %s", (number,))
-                self._link.execute(schema.REBUILD_LIFETIME, (number,))
             if flaw.date is None:
                 continue
             day = self._day(flaw.dataset, flaw.date)
@@ -659,6 +670,19 @@ class PostgresStore(Store):
             statement = statement.replace("%", "%%").replace("?", "%s")
         found = self._once(lambda: self._link.rows(statement, values))
         return [tuple(map(_portable, row)) for row in found]
+
+    def interrupt(self) -> None:
+        if self._link.waiting():
+            self._link.cancel()
+
+
+def _stored(site: str, report: str, dimensions: str, search_type: str) -> Dataset:
+    return Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
+
+
+def _is_gone(host: str, where: Optional[str], pid: int) -> bool:
+    """Whether a process is known to have ended: on this machine, that is."""
+    return (host, where) == (_plain(socket.gethostname()), machine()) and is_gone(pid)
 
 
 def _names(dataset: Dataset) -> Tuple[str, str, str]:

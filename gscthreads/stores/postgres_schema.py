@@ -149,8 +149,16 @@ _MACHINE = """
 ALTER TABLE gsc_run ADD COLUMN machine text;
 """
 
+_PROOFS = """
+-- one more sum over a published day's rows; NULL for days published before there was one
+ALTER TABLE gsc_day ADD COLUMN ctrs numeric;
+-- the same sums over the rows that an acknowledged slice has in gsc_stage, and how many those are
+ALTER TABLE gsc_slice ADD COLUMN kept bigint, ADD COLUMN clicks numeric, ADD COLUMN impressions numeric,
+    ADD COLUMN positions numeric, ADD COLUMN ctrs numeric;
+"""
+
 #: Each entry lifts the schema by one version (gsc_meta).  Append only: users' databases hold every older version.
-MIGRATIONS = (_TABLES + _VIEWS, _MACHINE)
+MIGRATIONS = (_TABLES + _VIEWS, _MACHINE, _PROOFS)
 
 #: The staged slices of a day become its rows.  Rows that repeat across slices count once, as first served.
 PUBLISH_STAGED = """
@@ -163,24 +171,37 @@ FROM (SELECT DISTINCT ON (page, query, segment) *
 ORDER BY page, 3
 """
 
-#: What proves a day's rows: sums of whole numbers, the same in any order (positions in units of 2^-20).
+#: What proves rows: sums of whole numbers, the same in any order (positions and ctrs in units of 2^-20; a ctr that
+#: follows from clicks and impressions is NULL).
 _SUMS = """
 SELECT count(*) AS rows, coalesce(sum(clicks), 0) AS clicks, coalesce(sum(impressions), 0) AS impressions,
-       coalesce(sum(round(position * 1048576.0))::numeric, 0) AS positions
-FROM gsc_fact WHERE day = """
+       coalesce(sum(round(position * 1048576.0))::numeric, 0) AS positions,
+       coalesce(sum(round(ctr * 1048576.0))::numeric, 0) AS ctrs
+FROM """
+_SUMS_OF_DAY = f"{_SUMS} gsc_fact WHERE day ="
+_SUMS_OF_SLICE = f"{_SUMS} gsc_stage WHERE (day, start_row) ="
 NOTE_SUMS = f"""
-UPDATE gsc_day d SET clicks = f.clicks, impressions = f.impressions, positions = f.positions
-FROM ({_SUMS} %s) f WHERE d.id = %s
+UPDATE gsc_day d SET clicks = f.clicks, impressions = f.impressions, positions = f.positions, ctrs = f.ctrs
+FROM ({_SUMS_OF_DAY} %s) f WHERE d.id = %s
+"""
+NOTE_STAGED = f"""
+INSERT INTO gsc_slice
+    (day, start_row, received, fetched_on, data_state, kept, clicks, impressions, positions, ctrs)
+SELECT %s, %s, %s, %s, %s, f.* FROM ({_SUMS_OF_SLICE} (%s, %s)) f
+ON CONFLICT (day, start_row) DO UPDATE SET
+    received = excluded.received, fetched_on = excluded.fetched_on, data_state = excluded.data_state,
+    kept = excluded.kept, clicks = excluded.clicks, impressions = excluded.impressions,
+    positions = excluded.positions, ctrs = excluded.ctrs
 """
 
 #: Published days whose rows are not those the ledger speaks of, and other days that have rows.
 AUDIT_DAYS = f"""
-SELECT d.date, d.status, d.rows, f.rows FROM gsc_day d, LATERAL ({_SUMS} d.id) f
+SELECT d.date, d.status, d.rows, f.rows FROM gsc_day d, LATERAL ({_SUMS_OF_DAY} d.id) f
 WHERE d.dataset = %s AND CASE
     WHEN d.status IN ('open', 'failed') THEN f.rows > 0
-    ELSE (f.rows, f.clicks, f.impressions, f.positions) IS DISTINCT FROM
+    ELSE (f.rows, f.clicks, f.impressions, f.positions, f.ctrs) IS DISTINCT FROM
          (d.rows, coalesce(d.clicks, f.clicks), coalesce(d.impressions, f.impressions),
-          coalesce(d.positions, f.positions))
+          coalesce(d.positions, f.positions), coalesce(d.ctrs, f.ctrs))
     END
 ORDER BY d.date
 """
@@ -195,15 +216,78 @@ SELECT DISTINCT d.date FROM gsc_day d JOIN (
 ORDER BY d.date
 """
 
-#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final, or whose rows are
-#: gone.
+#: Days with rows of a page or segment that is not there (views leave them out, or show them without a name).  The
+#: second value: whether the report has pages.
+AUDIT_NAMES = """
+SELECT DISTINCT d.date FROM gsc_day d JOIN gsc_fact f ON f.day = d.id
+LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment
+WHERE d.dataset = %s
+AND (CASE WHEN %s THEN p.id IS NULL ELSE f.page <> 0 END OR f.segment <> 0 AND g.id IS NULL)
+ORDER BY d.date
+"""
+
+#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final.
 AUDIT_STAGED = """
 SELECT DISTINCT d.date FROM gsc_day d WHERE d.dataset = %s AND (
     EXISTS (SELECT 1 FROM gsc_stage t LEFT JOIN gsc_slice a ON a.day = t.day AND a.start_row = t.start_row
             WHERE t.day = d.id AND (a.day IS NULL OR d.status = 'final'))
-    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND (d.status = 'final' OR a.received > 0 AND NOT EXISTS (
-            SELECT 1 FROM gsc_stage t WHERE t.day = a.day AND t.start_row = a.start_row))))
+    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND d.status = 'final'))
 ORDER BY d.date
+"""
+
+#: Days with an acknowledged slice whose staged rows are not those that were acknowledged: publishing would certify
+#: them.  Rows that repeat are not kept, so there may be fewer than were received.
+AUDIT_ACKNOWLEDGED = f"""
+SELECT DISTINCT d.date FROM gsc_day d JOIN gsc_slice a ON a.day = d.id,
+    LATERAL ({_SUMS_OF_SLICE} (a.day, a.start_row)) f
+WHERE d.dataset = %s AND (
+    f.rows > a.received OR (f.rows > 0) <> (a.received > 0)
+    OR (f.rows, f.clicks, f.impressions, f.positions, f.ctrs) IS DISTINCT FROM
+       (coalesce(a.kept, f.rows), coalesce(a.clicks, f.clicks), coalesce(a.impressions, f.impressions),
+        coalesce(a.positions, f.positions), coalesce(a.ctrs, f.ctrs)))
+ORDER BY d.date
+"""
+
+#: The tables whose rows belong to a day, and what to call them when it is not in the ledger.
+OF_DAYS = {"gsc_fact": "rows", "gsc_stage": "staged rows", "gsc_slice": "acknowledged slices"}
+
+#: Days that are named in a table and not in the ledger, found from one day to the next by the table's key.
+_STRAY_DAYS = """
+WITH RECURSIVE named (day) AS (
+    SELECT min(day) FROM {table}
+    UNION ALL SELECT (SELECT min(t.day) FROM {table} t WHERE t.day > named.day) FROM named WHERE day IS NOT NULL)
+SELECT day FROM named WHERE day IS NOT NULL AND NOT EXISTS (SELECT 1 FROM gsc_day d WHERE d.id = named.day)
+"""
+COUNT_STRAYS = f"SELECT count(*) FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
+DROP_STRAYS = f"DELETE FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
+
+#: Since when the server is up, also after a crash or a promotion.
+_UP = """
+(SELECT clock_timestamp() - greatest(pg_postmaster_start_time(), max(backend_start))
+ FROM pg_stat_activity WHERE backend_type = 'walwriter') s (up)
+"""
+
+#: Whether the run r gave no sign of life for so many seconds, or for so many others and isn't connected any more.
+_SILENT = """
+(least(clock_timestamp() - r.beat, s.up) > %s * interval '1 second'
+ OR least(clock_timestamp() - r.beat, s.up) > %s * interval '1 second'
+ AND r.backend_pid IS NOT NULL AND NOT EXISTS (
+     SELECT 1 FROM pg_stat_activity a WHERE a.pid = r.backend_pid
+     AND coalesce(a.backend_start, r.backend_start) = r.backend_start))
+"""
+
+#: Ends a run that is silent, or known to be gone.
+KILL = f"""
+UPDATE gsc_run r SET status = 'killed' FROM {_UP}
+WHERE r.id = %s AND r.status = 'running' AND (%s OR {_SILENT})
+"""
+
+#: Who syncs what now, as far as silence tells.
+HOLDERS = f"""
+SELECT r.host, r.machine, r.pid, to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       d.site, d.report, d.dimensions, d.search_type
+FROM {_UP}, gsc_lease l JOIN gsc_run r ON r.id = l.run JOIN gsc_dataset d ON d.id = l.dataset
+WHERE r.status = 'running' AND NOT {_SILENT}
 """
 
 #: A row's part of gsc_lifetime.weight (2^30 = 1073741824).

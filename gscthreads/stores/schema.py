@@ -188,8 +188,19 @@ SELECT run_id, replace(replace(started_at, 'T', ' '), 'Z', '') AS started_at,
 FROM gsc_runs;
 """
 
+_PROOFS = """
+-- one more sum over a published day's rows; NULL for days published before there was one
+ALTER TABLE gsc_day ADD COLUMN ctrs REAL;
+-- the same sums over the rows that an acknowledged slice has in gsc_stage, and how many those are
+ALTER TABLE gsc_slice ADD COLUMN kept INTEGER;
+ALTER TABLE gsc_slice ADD COLUMN clicks REAL;
+ALTER TABLE gsc_slice ADD COLUMN impressions REAL;
+ALTER TABLE gsc_slice ADD COLUMN positions REAL;
+ALTER TABLE gsc_slice ADD COLUMN ctrs REAL;
+"""
+
 #: Each entry lifts the schema by one version.  Append only: users' files hold every older version.
-MIGRATIONS = (_TABLES + _VIEWS, _SHARING, _KEYED)
+MIGRATIONS = (_TABLES + _VIEWS, _SHARING, _KEYED, _PROOFS)
 
 
 def upgrades(version: int, *, shared: bool) -> Iterator[str]:
@@ -233,16 +244,24 @@ FROM (SELECT page, query, segment, clicks, impressions, ctr, position, min(start
 ORDER BY page
 """
 
-#: What proves a day's rows: sums of whole numbers, the same in any order (positions in units of 2^-20).
+#: What proves rows: sums of whole numbers, the same in any order (positions and ctrs in units of 2^-20; a ctr that
+#: follows from clicks and impressions is NULL).
 _SUMS = """
 SELECT count(*) AS rows, total(clicks) AS clicks, total(impressions) AS impressions,
-       total(round(coalesce(position, 0) * 1048576.0)) AS positions
-FROM gsc_fact WHERE day = """
+       total(round(coalesce(position, 0) * 1048576.0)) AS positions, total(round(ctr * 1048576.0)) AS ctrs
+FROM """
+_SUMS_OF_DAY = f"{_SUMS} gsc_fact WHERE day ="
+_SUMS_OF_SLICE = f"{_SUMS} gsc_stage WHERE (day, start_row) ="
 NOTE_PUBLISHED = f"""
 UPDATE gsc_day SET
-    (clicks, impressions, positions) = (SELECT clicks, impressions, positions FROM ({_SUMS} ?1)),
+    (clicks, impressions, positions, ctrs) = (SELECT clicks, impressions, positions, ctrs FROM ({_SUMS_OF_DAY} ?1)),
     status = ?2, rows = ?3, calls = ?4, published_at = ?5, error = NULL
 WHERE id = ?1
+"""
+NOTE_STAGED = f"""
+INSERT OR REPLACE INTO gsc_slice
+    (day, start_row, received, fetched_on, data_state, kept, clicks, impressions, positions, ctrs)
+SELECT ?1, ?2, ?3, ?4, ?5, * FROM ({_SUMS_OF_SLICE} (?1, ?2))
 """
 
 #: Whether a day has rows, and whether anything is staged for it.
@@ -253,13 +272,13 @@ SELECT EXISTS (SELECT 1 FROM gsc_fact WHERE day = ?1),
 
 #: Published days whose rows are not those the ledger speaks of, and other days that have rows.
 AUDIT_DAYS = f"""
-SELECT d.date, d.status, d.rows, (SELECT rows FROM ({_SUMS} d.id))
+SELECT d.date, d.status, d.rows, (SELECT count(*) FROM gsc_fact WHERE day = d.id)
 FROM gsc_day d WHERE d.dataset = ?1 AND CASE
     WHEN d.status IN ('open', 'failed') THEN EXISTS (SELECT 1 FROM gsc_fact f WHERE f.day = d.id)
     ELSE NOT EXISTS (
-        SELECT 1 FROM ({_SUMS} d.id) f WHERE f.rows = d.rows AND f.clicks = coalesce(d.clicks, f.clicks)
+        SELECT 1 FROM ({_SUMS_OF_DAY} d.id) f WHERE f.rows = d.rows AND f.clicks = coalesce(d.clicks, f.clicks)
         AND f.impressions = coalesce(d.impressions, f.impressions)
-        AND f.positions = coalesce(d.positions, f.positions))
+        AND f.positions = coalesce(d.positions, f.positions) AND f.ctrs = coalesce(d.ctrs, f.ctrs))
     END
 ORDER BY d.date
 """
@@ -274,16 +293,54 @@ SELECT DISTINCT d.date FROM gsc_day d JOIN (
 ORDER BY d.date
 """
 
-#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final, or whose rows are
-#: gone.
+#: Days with rows of a page or segment that is not there (views leave them out, or show them without a name).
+#: ?2: whether the report has pages.
+AUDIT_NAMES = """
+SELECT d.date FROM gsc_day d WHERE d.dataset = ?1 AND EXISTS (
+    SELECT 1 FROM gsc_fact f WHERE f.day = d.id AND (
+        CASE WHEN ?2 THEN NOT EXISTS (SELECT 1 FROM gsc_page p WHERE p.id = f.page) ELSE f.page <> 0 END
+        OR f.segment <> 0 AND NOT EXISTS (SELECT 1 FROM gsc_segment g WHERE g.id = f.segment)))
+ORDER BY d.date
+"""
+
+#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final.
 AUDIT_STAGED = """
 SELECT DISTINCT d.date FROM gsc_day d WHERE d.dataset = ?1 AND (
     EXISTS (SELECT 1 FROM gsc_stage t LEFT JOIN gsc_slice a ON a.day = t.day AND a.start_row = t.start_row
             WHERE t.day = d.id AND (a.day IS NULL OR d.status = 'final'))
-    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND (d.status = 'final' OR a.received > 0 AND NOT EXISTS (
-            SELECT 1 FROM gsc_stage t WHERE t.day = a.day AND t.start_row = a.start_row))))
+    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND d.status = 'final'))
 ORDER BY d.date
 """
+
+#: Days with an acknowledged slice whose staged rows are not those that were acknowledged: publishing would certify
+#: them.  Rows that repeat are not kept, so there may be fewer than were received.
+AUDIT_ACKNOWLEDGED = f"""
+SELECT DISTINCT d.date FROM gsc_day d JOIN gsc_slice a ON a.day = d.id WHERE d.dataset = ?1 AND NOT EXISTS (
+    SELECT 1 FROM ({_SUMS_OF_SLICE} (a.day, a.start_row)) f
+    WHERE f.rows = coalesce(a.kept, f.rows) AND f.rows <= a.received AND (f.rows > 0) = (a.received > 0)
+    AND f.clicks = coalesce(a.clicks, f.clicks) AND f.impressions = coalesce(a.impressions, f.impressions)
+    AND f.positions = coalesce(a.positions, f.positions) AND f.ctrs = coalesce(a.ctrs, f.ctrs))
+ORDER BY d.date
+"""
+
+
+def without_proofs(statement: str) -> str:
+    """An auditing *statement* for a file that was not written to since _PROOFS came: it has no such sums yet."""
+    return re.sub(r"\b(d\.ctrs|a\.(kept|clicks|impressions|positions|ctrs))\b", "NULL", statement)
+
+
+#: The tables whose rows belong to a day, and what to call them when it is not in the ledger.
+OF_DAYS = {"gsc_fact": "rows", "gsc_stage": "staged rows", "gsc_slice": "acknowledged slices"}
+
+#: Days that are named in a table and not in the ledger, found from one day to the next by the table's key.
+_STRAY_DAYS = """
+WITH RECURSIVE named (day) AS (
+    SELECT min(day) FROM {table}
+    UNION ALL SELECT (SELECT min(t.day) FROM {table} t WHERE t.day > named.day) FROM named WHERE day IS NOT NULL)
+SELECT day FROM named WHERE day IS NOT NULL AND NOT EXISTS (SELECT 1 FROM gsc_day d WHERE d.id = named.day)
+"""
+COUNT_STRAYS = f"SELECT count(*) FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
+DROP_STRAYS = f"DELETE FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
 
 #: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
 _WEIGHT = "CAST(round(coalesce(f.position * f.impressions, 0) * 1073741824.0) AS INTEGER)"

@@ -18,7 +18,9 @@ from ..quota import QuotaLedger
 from . import schema
 from .base import (
     FAILED,
+    HELD,
     LEASE_SECONDS,
+    NAMELESS,
     OPEN,
     PROVISIONAL,
     Acknowledged,
@@ -27,7 +29,9 @@ from .base import (
     Park,
     RunFigures,
     Store,
+    further_flaws,
     row_words,
+    stale_lifetimes,
 )
 from .layout import laid_out
 from .sqlite_sync import RunLock, SyncFile, explained, is_busy, is_running, others
@@ -274,9 +278,7 @@ class SQLiteStore(Store):
             self._insert(schema.STAGE, (day, key.start_row), self._columns(dataset, rows))
             database.execute("UPDATE gsc_day SET status = ? WHERE id = ? AND status = ?", (OPEN, day, FAILED))
             database.execute(
-                "INSERT OR REPLACE INTO gsc_slice (day, start_row, received, fetched_on, data_state)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (day, key.start_row, ack.received, ack.fetched_on.isoformat(), ack.data_state),
+                schema.NOTE_STAGED, (day, key.start_row, ack.received, ack.fetched_on.isoformat(), ack.data_state)
             )
 
     def publish(self, dataset: Dataset, date: dt.date, rows: Optional[Rows], *, status: str, calls: int) -> int:
@@ -456,12 +458,32 @@ class SQLiteStore(Store):
                     " JOIN gsc_run r ON r.id = l.run WHERE l.dataset = ? AND r.id <> ?", (number, self._run_id)
                 ).fetchone()
                 if holder is not None and self._lives(*holder[:3]):
-                    held[dataset] = "being synced by process {} on {}, since {}".format(*holder[3:])
+                    held[dataset] = HELD.format(*holder[3:])
                 else:
                     database.execute(
                         "INSERT OR REPLACE INTO gsc_lease (dataset, run) VALUES (?, ?)", (number, self._run_id)
                     )
         return held
+
+    def holders(self) -> Dict[Dataset, str]:
+        found = self.read(
+            "SELECT s.site, s.report, s.dimensions, s.search_type, r.token, r.beat, r.pid, r.host, r.started_at"
+            " FROM gsc_lease l JOIN gsc_run r ON r.id = l.run JOIN gsc_dataset s ON s.id = l.dataset"
+            " WHERE r.status = 'running'"
+        )
+        return {
+            _stored(*names): HELD.format(*words)
+            for *names, token, beat, pid, host, since in found
+            for words in [(pid, host, since)]
+            if time.monotonic() - beat < LEASE_SECONDS and self._may_run(token)
+        }
+
+    def _may_run(self, token: str) -> bool:
+        """Whether the run with *token* runs, as far as that can be told: who may only read can't try its lock."""
+        try:
+            return is_running(self.path, token)
+        except sqlite3.Error:
+            return True
 
     def _lives(self, run_id: int, token: str, beat: float) -> bool:
         """Whether a run that counts as running does; if not, it becomes killed and its leases are free."""
@@ -503,10 +525,7 @@ class SQLiteStore(Store):
 
     def datasets(self) -> List[Dataset]:
         found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset ORDER BY 1, 2, 4")
-        return [
-            Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
-            for site, report, dimensions, search_type in found
-        ]
+        return [_stored(*names) for names in found]
 
     def audit(self, dataset: Dataset) -> List[Flaw]:
         found = self.read(
@@ -514,31 +533,52 @@ class SQLiteStore(Store):
             (dataset.site, dataset.report.name, dataset.search_type),
         )
         number = found[0] if found else (0,)
+        before = not self.read("SELECT 1 FROM pragma_table_info('gsc_day') WHERE name = 'ctrs'")
+
+        def dates(statement: str, *values: Any) -> List[dt.date]:
+            statement = schema.without_proofs(statement) if before else statement
+            return [dt.date.fromisoformat(date) for date, in self.read(statement, (*number, *values))]
+
+        days = schema.without_proofs(schema.AUDIT_DAYS) if before else schema.AUDIT_DAYS
         flaws = [
             Flaw("rows", dataset, dt.date.fromisoformat(date), row_words(status, noted, counted))
-            for date, status, noted, counted in self.read(schema.AUDIT_DAYS, number)
+            for date, status, noted, counted in self.read(days, number)
         ]
-        known = {flaw.date for flaw in flaws}
-        for date, in self.read(schema.AUDIT_RANKS, number):
-            if dt.date.fromisoformat(date) not in known:
-                flaws.append(Flaw("rows", dataset, dt.date.fromisoformat(date), "rows are not in order of rank"))
-        for date, in self.read(schema.AUDIT_STAGED, number):
-            flaws.append(Flaw("staged", dataset, dt.date.fromisoformat(date), "staged slices that belong to nothing"))
+        flaws += further_flaws(dataset, "rows", flaws, [
+            (dates(schema.AUDIT_RANKS), "rows are not in order of rank"),
+            (dates(schema.AUDIT_NAMES, "page" in dataset.report.dimensions), NAMELESS),
+        ])
+        flaws += further_flaws(dataset, "staged", [], [
+            (dates(schema.AUDIT_STAGED), "staged slices that belong to nothing"),
+            (dates(schema.AUDIT_ACKNOWLEDGED), "staged rows that are not those acknowledged"),
+        ])
         if dataset.report.name == "page":
             stale = self.read(schema.AUDIT_LIFETIME, number)[0][0]
             if stale:
                 flaws.append(Flaw("lifetime", dataset, None, f"lifetime totals of {stale} pages are not their sums"))
         return flaws
 
+    def strays(self) -> Dict[str, int]:
+        counts = {
+            words: int(self.read(schema.COUNT_STRAYS.format(table=table))[0][0])
+            for table, words in schema.OF_DAYS.items()
+        }
+        return {words: count for words, count in counts.items() if count}
+
+    def drop_strays(self) -> None:
+        with self._errors():
+            for table in schema.OF_DAYS:
+                self._connection().execute(schema.DROP_STRAYS.format(table=table))
+
     def mend(self, flaws: Iterable[Flaw]) -> None:
+        flaws = list(flaws)
         with self._errors():
             database = self._connection()
+            for dataset in stale_lifetimes(flaws):
+                number = self._dataset(dataset)
+                database.execute("DELETE FROM gsc_lifetime WHERE dataset = ?", (number,))
+                database.execute(schema.REBUILD_LIFETIME, (number,))
             for flaw in flaws:
-                if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page":
-                    # Also before a day is replaced: that takes the day's rows, as they are, out of the totals.
-                    number = self._dataset(flaw.dataset)
-                    database.execute("DELETE FROM gsc_lifetime WHERE dataset = ?", (number,))
-                    database.execute(schema.REBUILD_LIFETIME, (number,))
                 if flaw.date is None:
                     continue
                 day = self._day(flaw.dataset, flaw.date)
@@ -550,6 +590,12 @@ class SQLiteStore(Store):
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         with self._errors():
             return self._connection().execute(statement, values).fetchall()
+
+    def interrupt(self) -> None:
+        database = self._db
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):  # it was closed just then
+                database.interrupt()
 
     # -- helpers
 
@@ -607,6 +653,10 @@ def _find_pages(room: int) -> str:
         f"WITH wanted (place, page) AS (SELECT * FROM (VALUES {wanted}) LIMIT ?)"
         " SELECT group_concat(place), group_concat(id) FROM wanted CROSS JOIN gsc_page USING (page)"
     )
+
+
+def _stored(site: str, report: str, dimensions: str, search_type: str) -> Dataset:
+    return Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
 
 
 def _now() -> str:
