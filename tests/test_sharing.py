@@ -207,9 +207,10 @@ def test_a_dataset_of_which_a_part_is_held_is_synced_as_far_as_it_is_free(sim, p
 
 def test_a_process_that_was_stopped_for_long_finds_out_before_it_writes(sim, path, tmp_path, monkeypatch):
     script = sim.faults.script("hang", times=1)
+    # One worker, which hangs: so it isn't stopped in a transaction, whose locks would have to be waited for.
     process = subprocess.Popen(
-        command(sim, path, tmp_path, "--report", "page_query"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=ROOT,
+        command(sim, path, tmp_path, "--report", "page_query", "--max-concurrency", "1"), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )
     while not script.done:
         assert process.poll() is None

@@ -534,7 +534,7 @@ def test_a_halt_breaks_off_what_the_store_is_at_work_on(place, monkeypatch):
     stopper.start()
     with pytest.raises(Halted):
         check(place, halt=halt)
-    assert time.monotonic() - halt.set_at < 1.0
+    assert time.monotonic() - halt.set_at < 10.0  # not the 1,000 seconds that it would take
     stopper.join()
     assert not [thread for thread in threading.enumerate() if thread.name == "gscthreads.verify"]
 
