@@ -48,6 +48,9 @@ class _NoBudget(GscError):
     """The ledger of the budgets can't be used, so no call may be made."""
 
 
+#: Characters of the longest expression that a filter takes (gsc-api.md 2.4).
+_LONGEST_FILTER = 4_096
+
 #: A row's dimensions and numbers, as gsc_performance shows them.
 _COLUMNS = "query, country, device, clicks, impressions, ctr, position"
 
@@ -116,9 +119,9 @@ class SpotCheck:
         place = (dataset.site, dataset.report.name, dataset.search_type, date.isoformat())
         where = "FROM gsc_performance WHERE site = ? AND report = ? AND search_type = ? AND date = ?"
         # None: rows whose page has lost its name, which the audit tells.  U+FFFD stands for what a store can't hold:
-        # Google would not know the page by it.
+        # Google would not know the page by it.  Nor can it be asked for pages longer than a filter may be.
         pages = [page for page, in self._store.read(f"SELECT DISTINCT page {where}", place)
-                 if page is not None and "\ufffd" not in page]
+                 if page is not None and "\ufffd" not in page and len(page) <= _LONGEST_FILTER]
         if not pages:
             return None
         page = self._dice.choice(pages)

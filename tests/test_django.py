@@ -209,6 +209,11 @@ def test_commands_sync_show_and_verify(either, sim):
     assert "not right" in err
     either.manage("gsc_verify", "--pages=0", "--repair")
     assert "All is well" in either.manage("gsc_verify", "--pages=5")[0]
+    sim.faults.script("forbidden_403", times=None)
+    try:
+        assert "could not be asked" in either.manage("gsc_verify", "--pages=5", status=3)[1]
+    finally:
+        sim.faults.clear()
     done = subprocess.run([sys.executable, "-m", "gscthreads", "status", "--json", "--store", either.url],
                           cwd=str(ROOT), stdout=subprocess.PIPE, check=True)
     assert len(json.loads(done.stdout.decode())["datasets"]) == 2, "the command line reads the project's database too"

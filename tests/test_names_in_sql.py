@@ -198,8 +198,6 @@ def test_no_site_is_named_by_what_no_database_takes(site):
         gscthreads.SyncConfig(sites=[site], store="sqlite:///search.db", credentials={})
 
 
-@pytest.mark.xfail(reason="SpotCheck asks for a page by a filter; Google takes no expression beyond 4,096 characters"
-                          " (gsc-api.md 2.4), and the 400 ends verify: leave such pages out, like those with U+FFFD")
 def test_a_page_too_long_to_ask_for_does_not_end_verify(tmp_path):
     with Simulator(sites=[Site(SITES[0])], seed=3) as sim:
         sim.put_day(SITES[0], "web", LAST, [("https://a/" + "b" * 4090, "q", "usa", "MOBILE", 1, 2, 1.5)])

@@ -45,5 +45,6 @@ class Command(StoreCommand):
         except Halted:
             raise self.failure(f"halted: {halt.reason}", 3) from None
         self.stdout.write(json.dumps(found.as_dict()) if options["json"] else verification_text(found))
-        if found.wrong:
-            raise self.failure("the copy is not right; see above", 1)
+        if found.exit_status:
+            words = "the copy is not right" if found.wrong else "Google could not be asked"
+            raise self.failure(f"{words}; see above", found.exit_status)
