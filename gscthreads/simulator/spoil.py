@@ -73,7 +73,7 @@ HTML_PAGE = HTML.format(status=200, title="OK", text="Please sign in to the netw
 def spoiled(fault: Optional[str], right: bytes, turn: int) -> Tuple[bytes, str]:
     """The body and content type a garbage fault sends instead of the right body; ``turn`` picks the variant."""
     if fault == "malformed_json":
-        middle = len(right) // 2
+        middle = len(right[: len(right) // 2].rstrip(b"\\"))  # after a backslash the quote would belong to a text
         return right[:middle] + b'"]]}}' + right[middle:], JSON_TYPE
     if fault == "truncated_json":
         return right[:len(right) // 2], JSON_TYPE

@@ -10,7 +10,7 @@ import zlib
 import pytest
 from gscwire import DAY, SITE, ask, batch_body, query_path, split_parts
 
-from gscthreads.simulator import FAULTS, GROUPS, Site
+from gscthreads.simulator import FAULTS, GROUPS, Site, spoil
 from gscthreads.simulator.faults import Faults, Target
 
 STATUSES = {
@@ -330,3 +330,12 @@ def test_trying_again_gets_everything_through_transient_faults(start):
             break
     assert rows == truth
     assert len(sim.stats()["faults"]) > 5
+
+
+def test_malformed_json_is_malformed_wherever_its_middle_is():
+    """Not a text with something else in it, which would be a valid answer, and a wrong one."""
+    for length in range(60):
+        text = "\\\n\"\u00e9\\\\" * 3 + "x" * length
+        right = json.dumps({"rows": [{"keys": [text], "clicks": 1, "impressions": 2}]}).encode()
+        with pytest.raises(ValueError):
+            json.loads(spoil.spoiled("malformed_json", right, 0)[0])
