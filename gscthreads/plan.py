@@ -28,7 +28,7 @@ from typing import (
 )
 
 from .backoff import Backoff, Health
-from .errors import ApiError, BadRequest, BurstQuota, Denied, LoadQuota, Unauthorized
+from .errors import ApiError, BadRequest, BurstQuota, Denied, LoadQuota, Transient, Unauthorized
 from .gate import Gate, site_pause
 from .model import ROW_LIMIT, Dataset, Slice, SliceKey
 from .refusals import MAX_RETRY_AFTER
@@ -507,6 +507,8 @@ class Plan:
             # Perhaps the batch as such is refused (too large, say): what each slice gets alone will tell.
             slot.disruptions = max(slot.disruptions, _SOLO_AFTER - 1)
         pause = site_pause(error)
+        if isinstance(error, Transient) and alone and self.health.is_chance(slot.attempts + 1, odds=0.01):
+            pause = 0.0  # others get through: it speaks of this slice only
         if pause:
             plan.gate.close(now + pause)
         for_long = pause >= MAX_RETRY_AFTER or plan.gate.in_vain >= _MOST_REFUSALS

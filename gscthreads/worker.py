@@ -129,7 +129,8 @@ class Worker:
             nonlocal refused
             if isinstance(outcome, Failed):
                 refused += isinstance(outcome.error, BurstQuota)
-                pause = site_pause(outcome.error)
+                # Faults may be the slice's own: whether they are, the plan knows.
+                pause = site_pause(outcome.error) if isinstance(outcome.error, BurstQuota) else 0.0
                 if pause:
                     until = self._clock() + pause
                     self._closed_until[batch.site] = max(until, self._closed_until.get(batch.site, until))

@@ -235,6 +235,22 @@ def test_retry_after_holds_the_whole_site_and_no_other_and_then_one_slice_asks(e
     assert len(lease(plan)) > 1
 
 
+def test_a_slice_that_is_told_to_wait_while_others_get_through_waits_alone():
+    plan = make(days=200, batch_size=4)
+    for _ in range(10):
+        bad, *others = lease(plan)
+        plan.health.failed()  # another one, some time ago
+        for other in others:
+            plan.health.answered()
+            finish(plan, other, 1)
+        fail(plan, bad, Transient("down", status=503, retry_after=30.0), now=100.0, jitter=0.0)
+    assert not plan.datasets[PAGE].gate.closed and len(lease(plan)) == 4
+    assert plan.next_due() == 130.0
+    (bad, *_) = lease(plan)
+    fail(plan, bad, Transient("down", status=503, retry_after=30.0), alone=False, now=100.0, jitter=0.0)
+    assert plan.datasets[PAGE].gate.closed
+
+
 def test_a_refusal_for_speed_that_asks_for_as_long_as_a_spent_quota_is_one():
     plan = make(PAGE, QUERY, days=2)
     (slice_, *_) = lease(plan)
