@@ -19,7 +19,7 @@ UNLIMITED = {"site_qpm": 10**9, "user_qpm": 10**9, "project_qpm": 10**9}
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 PEAK = 'print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1)) // 1024)'
 
-# Three attempts: after two HTTP batches that the bomb broke, its neighbours go alone, before the service counts as down.
+# Three attempts: after two HTTP batches that the bomb broke its neighbours go alone, before the service counts as down.
 SYNC = f"""
 import json, re, sys, gscthreads
 store, url, credentials, start, end, size = sys.argv[1:]
