@@ -53,6 +53,9 @@ _PATIENCE = 300.0
 #: Seconds after a halt in which what is already fetched is still put into the store.
 DRAIN = 0.2
 
+#: Seconds between attempts to write the end of a halted run.
+_AGAIN = 0.005
+
 #: Most rows put into one transaction.
 _GROUP_ROWS = 50_000
 
@@ -118,11 +121,7 @@ class Coordinator:
         self._jitter = jitter
         self._started = clock()
         backoff = Backoff(config.backoff_base, config.backoff_cap)
-        self.plan = Plan(
-            batch_size=config.batch_size,
-            max_attempts=config.max_attempts,
-            backoff=backoff,
-        )
+        self.plan = Plan(batch_size=config.batch_size, max_attempts=config.max_attempts, backoff=backoff)
         self._breaker = Breaker(config.max_attempts, backoff)
         self._batches: Dict[int, Batch] = {}
         self._productive: Set[int] = set()  # batches of which some slice was answered
@@ -227,9 +226,11 @@ class Coordinator:
             self.plan.gate(site).probe()
 
     def run(self) -> None:
-        """Work until nothing is owed or the halt comes; then settle what is at hand for a moment."""
+        """Work until nothing is owed, and note that; or until the halt comes: then settle what is at hand for a moment."""
         while self.step():
             pass
+        if not self._halt.is_set():
+            self._note_end(self._result(None))  # here a halt can still cut short the waiting for whoever else writes
         deadline = self._clock() + DRAIN
         while self._halt.is_set() and self._clock() < deadline:
             outcomes = self._outcomes.take(0.0, most_rows=ROW_LIMIT)
@@ -257,21 +258,36 @@ class Coordinator:
         *halted*: whether a halt came before it was over."""
         self._halted = halted
         result = self._result(error)
-        discard = result.status == FAILED and not self._may_hold_rows
-        try:
-            if self._run_id is not None:
-                try:
-                    self._note_end(self._run_id, result)
-                except (StoreLost, Halted):  # a connection that broke is found out only by its next use
-                    self._note_end(self._run_id, result)
-        except LeaseLost:
-            pass  # who took over has noted it
-        except Exception:  # the run's own outcome matters more
-            logger.warning("could not note the end of the run", exc_info=True)
-        self._store.close(discard=discard)
+        deadline = self._clock() + DRAIN
+        while self._run_id is not None:
+            try:
+                self._note_end(result)
+            except Halted:  # somebody else writes
+                if self._clock() > deadline:
+                    logger.warning("could not note the end of the run: the store is in use")
+                    break
+                Halt().wait(_AGAIN)
+        self._store.close(discard=result.status == FAILED and not self._may_hold_rows)
         return result
 
-    def _note_end(self, run_id: int, result: Result) -> None:
+    def _note_end(self, result: Result) -> None:
+        """Tell the store how the run ended, once.  Only Halted is raised: the run's own outcome matters more."""
+        if self._run_id is None:
+            return
+        try:
+            try:
+                self._write_end(self._run_id, result)
+            except StoreLost:  # a connection that broke is found out only by its next use
+                self._write_end(self._run_id, result)
+        except Halted:
+            raise
+        except LeaseLost:
+            pass  # who took over has noted it
+        except Exception:
+            logger.warning("could not note the end of the run", exc_info=True)
+        self._run_id = None
+
+    def _write_end(self, run_id: int, result: Result) -> None:
         self._store.rollback()
         self._store.begin(self._halt)
         self._store.save_run(run_id, self._figures(result.status), ended=True)

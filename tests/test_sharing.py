@@ -26,6 +26,7 @@ from gscthreads.quota import Quota
 from gscthreads.simulator import Simulator, Site
 from gscthreads.stores import open_store
 from gscthreads.stores.base import RunFigures
+from gscthreads.stores.sqlite import SQLiteStore
 from gscthreads.stores.sqlite_sync import SyncFile
 from gscthreads.summary import read_status
 from tests import postgres_server
@@ -694,3 +695,47 @@ def test_runs_and_looks_in_one_process_and_others_lose_no_day(sim, tmp_path):
         assert elsewhere(path, "SELECT count(*) FROM gsc_day") > 0
         assert first.wait().status == "complete"
     assert elsewhere(path, "SELECT count(*) FROM gsc_day WHERE status = 'final'") == 63
+
+
+# -- the end of a run
+
+
+@pytest.mark.parametrize("halted", [False, True])
+def test_a_run_that_ends_while_another_writes_waits_for_it_and_notes_its_end(halted, sim, tmp_path, monkeypatch):
+    path = str(tmp_path / "search.db")
+    tried, close = threading.Event(), Coordinator.close
+    begin = SQLiteStore.begin
+
+    def begin_noted(store, halt):
+        try:
+            begin(store, halt)
+        finally:
+            tried.set()
+
+    def close_while_locked(coordinator, *values, **named):
+        """The other's transaction ends only after ours could not begin."""
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        tried.clear()
+        monkeypatch.setattr(SQLiteStore, "begin", begin_noted)
+        release = threading.Thread(target=lambda: (tried.wait(0.1), other.close()))
+        release.start()
+        try:
+            return close(coordinator, *values, **named)
+        finally:
+            release.join()
+
+    monkeypatch.setattr(Coordinator, "close", close_while_locked)
+    if halted:
+        sim.faults.set("hang", 1.0)
+    with gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path))) as sync:
+        sync.start()
+        while halted and sim.stats()["http_requests"] < 1:
+            threading.Event().wait(0.01)
+        if halted:
+            sync.halt("enough")
+        result = sync.wait(timeout=30)
+    sim.faults.clear()
+    assert result.status == ("halted" if halted else "complete")
+    assert query(path, "SELECT status, days FROM gsc_runs") == [(result.status, result.days)]
+    assert query(path, "SELECT count(*) FROM gsc_lease") == [(0,)]

@@ -40,9 +40,10 @@ def config(sim: Simulator, store: Any, dates: List[dt.date], **settings: Any) ->
 
 def assert_truth(sim: Simulator, path: Any, dates: List[dt.date], limit: int = LIMIT) -> None:
     common: Any = {"site": SITE, "reports": ["page", "page_query"], "kinds": ["web"], "dates": dates, "state": "final"}
-    assert checks.differences(sim, str(path), **common) == []
-    assert checks.wrong_days(sim, str(path), today=TODAY, limit=limit, until_empty=False, exact_calls=True,
-                             **common) == []
+    different = checks.differences(sim, str(path), **common)
+    assert different == [], different  # pytest explains assertions of test modules only
+    wrong = checks.wrong_days(sim, str(path), today=TODAY, limit=limit, until_empty=False, exact_calls=True, **common)
+    assert wrong == [], wrong
 
 
 def asked_since(sim: Simulator, seen: int) -> List[Any]:

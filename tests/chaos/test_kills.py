@@ -148,7 +148,5 @@ def test_kills_of_two_runs_that_share_a_store_with_others_lose_nothing_and_refet
                     found = checks.ledger(path, small.LIMIT)
                     assert acknowledged <= found
                     acknowledged = found
-            # While the neighbour looks whether a dead run lives, that run seems to live: the next one notes its end.
-            assert zygote.sync(runs[0][1], limit=small.LIMIT).status == "complete"
             small.assert_truth(sim, path, dates)
             assert set(statuses(path)) <= {"complete", "killed"}
