@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from gscthreads.errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from gscthreads.halt import Halt, Halted
 from gscthreads.model import Dataset, Report, Rows, SliceKey
-from gscthreads.stores import open_store
+from gscthreads.stores import open_store, sqlite_sync
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, Park, RunFigures
 from gscthreads.stores.sqlite import SQLiteStore
 from gscthreads.stores.sqlite_sync import SyncFile
@@ -541,3 +542,25 @@ def test_waiting_for_another_process_that_opens_the_file_ends_at_a_halt(tmp_path
         with contextlib.closing(waiting), pytest.raises(StoreLocked, match="another process"):
             with waiting.alone(patience=0.0):
                 pass
+
+
+def test_who_looks_whether_a_run_lives_is_not_taken_for_it(tmp_path):
+    path = str(tmp_path / "search.db")
+    run = sqlite_sync.RunLock(path)
+    lock_path = f"{path}-run-{run.token}"
+    assert sqlite_sync.is_running(path, run.token) and sqlite_sync.is_running(path, run.token)
+    run.close()
+    assert not sqlite_sync.is_running(path, run.token)
+    Path(lock_path).touch()  # as a kill leaves it
+    unlink = os.unlink
+
+    def unlink_while_another_looks(name):
+        monkeypatch.undo()
+        assert not sqlite_sync.is_running(path, run.token)
+        with contextlib.suppress(FileNotFoundError):
+            unlink(name)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sqlite_sync.os, "unlink", unlink_while_another_looks)
+        assert not sqlite_sync.is_running(path, run.token)
+    assert not os.path.exists(lock_path)

@@ -34,7 +34,7 @@ class RunLock:
     def __init__(self, path: str) -> None:
         self.token = uuid.uuid4().hex[:12]
         self._path = _lock_path(path, self.token)
-        self._lock: Optional[sqlite3.Connection] = _locked(self._path)
+        self._lock: Optional[sqlite3.Connection] = _locked(self._path, "BEGIN EXCLUSIVE")
         if self._lock is None:
             raise StoreError(f"can't lock {self._path}")
 
@@ -48,11 +48,14 @@ class RunLock:
 
 
 def is_running(path: str, token: str) -> bool:
-    """True while the run with *token* holds its lock.  Clears away what a dead one left."""
+    """True while the run with *token* holds its lock.  Clears away what a dead one left.
+
+    Looked for with a lock that others may have too, or of two who look at once one would take the other for the run.
+    """
     lock_path = _lock_path(path, token)
     if not token or not os.path.exists(lock_path):
         return False
-    lock = _locked(lock_path)
+    lock = _locked(lock_path, "BEGIN; SELECT count(*) FROM sqlite_master")
     if lock is None:
         return True
     with contextlib.suppress(OSError):
@@ -70,13 +73,14 @@ def _lock_path(path: str, token: str) -> str:
     return f"{path}-run-{token}"
 
 
-def _locked(path: str) -> Optional[sqlite3.Connection]:
-    """A connection that holds *path* exclusively, None when somebody else does."""
+def _locked(path: str, statements: str) -> Optional[sqlite3.Connection]:
+    """A connection that holds the lock on *path* that *statements* take, None when somebody else's is in the way."""
     # Whoever halts closes from another thread than the one that opened.
     lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         lock.execute("PRAGMA journal_mode = OFF")  # nothing is ever written: no journal file beside it
-        lock.execute("BEGIN EXCLUSIVE")
+        for statement in statements.split(";"):
+            lock.execute(statement).fetchone()
         return lock
     except sqlite3.OperationalError as error:
         lock.close()
