@@ -37,7 +37,7 @@ from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, Datase
 from .halt import Halt, Halted
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
-from .plan import ENDLESS, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
+from .plan import ENDLESS, SOLO_AFTER, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
 from .quota import WINDOW
 from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Park, RunFigures, Store
 from .worker import Batch, BatchEnded, SitesListed
@@ -122,7 +122,8 @@ class Coordinator:
         self._started = clock()
         backoff = Backoff(config.backoff_base, config.backoff_cap)
         self.plan = Plan(batch_size=config.batch_size, max_attempts=config.max_attempts, backoff=backoff)
-        self._breaker = Breaker(config.max_attempts, backoff)
+        # Before batches that one slice breaks are taken for a service that is down, it and then a neighbour go alone.
+        self._breaker = Breaker(max(config.max_attempts, SOLO_AFTER + 2), backoff)
         self._batches: Dict[int, Batch] = {}
         self._productive: Set[int] = set()  # batches of which some slice was answered
         self._batch_of: Dict[Slice, int] = {}
@@ -226,7 +227,7 @@ class Coordinator:
             self.plan.gate(site).probe()
 
     def run(self) -> None:
-        """Work until nothing is owed, and note that; or until the halt comes: then settle what is at hand for a moment."""
+        """Work until nothing is owed, and note that; or until the halt: then settle what is at hand for a moment."""
         while self.step():
             pass
         if not self._halt.is_set():

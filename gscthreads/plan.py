@@ -38,7 +38,7 @@ from .stores.base import FINAL, Acknowledged, DayRecord
 ENDLESS = 400 * ROW_LIMIT
 
 #: Disruptions (faults of a whole HTTP batch) after which a slice is sent alone, and, per attempt allowed, given up.
-_SOLO_AFTER = 2
+SOLO_AFTER = 2
 _DISRUPTIONS_PER_ATTEMPT = 3
 
 #: Leases after which a slice's next try waits until no new day can be begun: bad days must not hold up good ones.
@@ -282,7 +282,7 @@ class DatasetPlan:
     def next_goes_alone(self) -> bool:
         """True when the next slice was in HTTP batches that failed whole: it may be what breaks them."""
         retries = self._ready or ([] if self._new_days() else self._late)
-        return bool(retries) and retries[0][2].disruptions >= _SOLO_AFTER
+        return bool(retries) and retries[0][2].disruptions >= SOLO_AFTER
 
     def lease(self) -> Slice:
         """The next slice, to be called only when ``available()``."""
@@ -505,7 +505,7 @@ class Plan:
             if alone:
                 return self._end(plan, key, error)
             # Perhaps the batch as such is refused (too large, say): what each slice gets alone will tell.
-            slot.disruptions = max(slot.disruptions, _SOLO_AFTER - 1)
+            slot.disruptions = max(slot.disruptions, SOLO_AFTER - 1)
         pause = site_pause(error)
         if isinstance(error, Transient) and alone and self.health.is_chance(slot.attempts + 1, odds=0.01):
             pause = 0.0  # others get through: it speaks of this slice only

@@ -19,13 +19,12 @@ UNLIMITED = {"site_qpm": 10**9, "user_qpm": 10**9, "project_qpm": 10**9}
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 PEAK = 'print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1)) // 1024)'
 
-# Three attempts: after two HTTP batches that the bomb broke its neighbours go alone, before the service counts as down.
 SYNC = f"""
 import json, re, sys, gscthreads
 store, url, credentials, start, end, size = sys.argv[1:]
 result = gscthreads.sync("{SITE}", start=start, end=end, store=store, api_root=url, batch_size=int(size),
                          credentials=json.loads(credentials), rate_limit_enabled=False, reports=["page"],
-                         max_attempts=3, backoff_base=0.01, backoff_cap=0.02)
+                         max_attempts=2, backoff_base=0.01, backoff_cap=0.02)
 print(json.dumps([result.status, result.days, result.reason]))
 {PEAK}
 """

@@ -113,6 +113,15 @@ def test_days_that_always_fail_end_as_failed_and_never_hold_up_the_others(bad, s
     assert statuses(path)["final"] == 30 - bad
 
 
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_slice_that_breaks_whole_batches_is_no_service_that_is_down_however_few_the_attempts(attempts, sim, path):
+    """Its neighbours are ready again at the same moment, so that the same batch breaks again."""
+    sim.faults.script("reset_headers", times=None, date=LAST)
+    result = copy(sim, path, 4, max_attempts=attempts, max_concurrency=1, backoff_base=0.0, backoff_cap=0.0)
+    assert (result.status, result.days) == ("failed", 3)
+    assert statuses(path) == {"final": 3, "failed": 1}
+
+
 def test_one_bad_day_gets_exactly_its_attempts(sim, path):
     script = sim.faults.script("http_500", times=None, date=LAST)
     copy(sim, path, 30, max_attempts=4)
