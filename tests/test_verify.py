@@ -519,7 +519,7 @@ def test_a_halt_ends_it(sim, place, credentials, mend):
 
 
 def test_a_halt_breaks_off_what_the_store_is_at_work_on(place, monkeypatch):
-    halt, began = Halt(), threading.Event()
+    began = threading.Event()
     endless = {
         "sqlite": "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
         "postgres": "SELECT pg_sleep(1000)",
@@ -530,12 +530,17 @@ def test_a_halt_breaks_off_what_the_store_is_at_work_on(place, monkeypatch):
         return self.read(endless)
 
     monkeypatch.setattr(type(place.store()), "audit", audit)
-    stopper = threading.Thread(target=lambda: began.wait(10) and halt.set("enough"))
-    stopper.start()
-    with pytest.raises(Halted):
-        check(place, halt=halt)
-    assert time.monotonic() - halt.set_at < 10.0  # not the 1,000 seconds that it would take
-    stopper.join()
+    took = []
+    while not took or took[-1] >= 1.0 and len(took) < 3:  # a loaded machine may be slow once
+        halt = Halt()
+        began.clear()
+        stopper = threading.Thread(target=lambda halt=halt: began.wait(10) and halt.set("enough"))
+        stopper.start()
+        with pytest.raises(Halted):
+            check(place, halt=halt)
+        took.append(time.monotonic() - halt.set_at)
+        stopper.join()
+    assert min(took) < 1.0
     assert not [thread for thread in threading.enumerate() if thread.name == "gscthreads.verify"]
 
 
