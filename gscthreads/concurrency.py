@@ -1,4 +1,4 @@
-"""How many workers one site gets, when nobody says (``max_concurrency="auto"``).  Pure: no thread or clock.
+"""How many workers one site gets, as configured or found out (``max_concurrency="auto"``).  Pure: no thread or clock.
 
 More workers help while the server gives each of them as much as before, and while the present ones can't use up the
 quota (Little's law: it takes as many as the paced budget times the time a slice takes).  So one is added at a time, as
@@ -7,8 +7,9 @@ long as none has to wait for quota, the store keeps up, and the share of each ho
 
 from __future__ import annotations
 
+import collections
 import math
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 #: Workers to begin with, and the most: each needs a few MB for the slice it is reading.
 FIRST, MOST = 3, 16
@@ -125,3 +126,54 @@ class Concurrency:
         self._since = now
         self._answered = self._refused = 0
         self._bound_seconds = 0.0
+
+
+class _Notes:
+    """What happened at a site since the last look."""
+
+    def __init__(self) -> None:
+        self.answered = self.refused = 0
+        self.ended: List[Tuple[int, float]] = []
+
+
+class Workers:
+    """The workers of all sites: *fixed* for each, or as many as a ``Concurrency`` finds out, at most *most*; *rate* as
+    there.  Not thread-safe, except ``most_now``."""
+
+    def __init__(self, fixed: Optional[int], *, most: int, rate: float) -> None:
+        self.fixed = fixed
+        self.peak = fixed or 0  #: the most that one site got
+        self._most = most
+        self._rate = rate
+        self._sites: Dict[str, Concurrency] = {}
+        self._notes: Dict[str, _Notes] = collections.defaultdict(_Notes)
+
+    def most_now(self) -> int:
+        """Workers that one site gets now."""
+        return self.fixed or max((each.workers for each in list(self._sites.values())), default=FIRST)
+
+    def at(self, site: str) -> int:
+        """Workers that *site* gets now."""
+        found = self._sites.get(site)
+        return self.fixed or (FIRST if found is None else found.workers)
+
+    def answered(self, site: str) -> None:
+        self._notes[site].answered += 1
+
+    def refused(self, site: str) -> None:
+        self._notes[site].refused += 1
+
+    def ended(self, site: str, slices: int, seconds: float) -> None:
+        """An HTTP batch of *slices* took so long."""
+        if self.fixed is None:
+            self._notes[site].ended.append((slices, seconds))
+
+    def look(self, now: float, site: str, *, bound: bool) -> None:
+        """Draw conclusions from what was noted; *bound*: see ``Seen``.  To be called often, while they are not fixed.
+        """
+        found = self._sites.get(site)
+        if found is None:
+            found = self._sites[site] = Concurrency(now, most=self._most, rate=self._rate)
+        notes = self._notes.pop(site, None) or _Notes()
+        found.see(now, Seen(notes.answered, notes.refused, bound, notes.ended))
+        self.peak = max(self.peak, self.most_now())

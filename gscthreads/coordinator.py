@@ -9,16 +9,15 @@ database.  ``step`` does one round and can be called without any thread.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import math
 import random
 import time
-from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
+from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set, TypeVar
 
-from . import pacific, parking, sites
+from . import pacific, sites
 from .backoff import Backoff, Breaker
-from .concurrency import BATCH, FIRST, MOST, Concurrency, Seen
+from .concurrency import BATCH, MOST, Workers
 from .config import SyncConfig
 from .errors import (
     ApiError,
@@ -33,13 +32,16 @@ from .errors import (
     Transient,
     Unauthorized,
 )
-from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, DatasetResult, Result
+from .figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Result
 from .halt import Halt, Halted
+from .inflight import InFlight
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
+from .parking import Parks, next_park
 from .plan import ENDLESS, SOLO_AFTER, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
 from .quota import WINDOW
-from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Park, RunFigures, Store
+from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Store
+from .tally import Ending, Tally, dataset_ending, run_ending
 from .worker import Batch, BatchEnded, SitesListed
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,6 @@ _BEAT, _LOOK = 10.0, 1.0
 #: HTTP batches leased beyond one for each worker, so that no worker waits while the coordinator writes.
 _LEASED_AHEAD = 1
 
-
 #: Days to be fetched, by dataset, when not all that a configuration names are wanted.
 Only = Mapping[Dataset, AbstractSet[dt.date]]
 
@@ -80,8 +81,17 @@ class _Adopted(NamedTuple):
     published: List[int]
 
 
+class _Stored(NamedTuple):
+    """A slice that is in a transaction: where its day goes on, None when it is whole, and then its rows."""
+
+    slice: Slice
+    received: int
+    following: Optional[int]
+    published: Optional[int]
+
+
 class Coordinator:
-    """One run's loop.  Not thread-safe, except ``counters`` and ``count_sent``."""
+    """One run's loop.  Not thread-safe, except ``workers`` and ``waiting``."""
 
     def __init__(
         self,
@@ -90,12 +100,11 @@ class Coordinator:
         store: Store,
         outcomes: Outcomes,
         halt: Halt,
-        counters: Counters,
+        tally: Tally,
         submit: Callable[[Batch], None],
         list_sites: Callable[[], None],
         most: Callable[[str], int],
         waits_for_quota: Callable[[str], bool],
-        peak_qpm: Callable[[], int],
         tick: Callable[[float], object],
         today: dt.date,
         only: Optional[Only] = None,
@@ -107,55 +116,43 @@ class Coordinator:
         self._store = store
         self._outcomes = outcomes
         self._halt = halt
-        self.counters = counters
+        self._tally = tally
         self._submit = submit
         self._list_sites = list_sites
         self._most = most
         self._waits_for_quota = waits_for_quota
-        self._peak_qpm = peak_qpm
         self._tick = tick
         self._today = today
         self._only = only
         self._clock = clock
         self._wall = wall
         self._jitter = jitter
-        self._started = clock()
         backoff = Backoff(config.backoff_base, config.backoff_cap)
         self.plan = Plan(batch_size=config.batch_size, max_attempts=config.max_attempts, backoff=backoff)
+        self._in_flight = InFlight()
+        self._workers = Workers(
+            config.workers,
+            most=min(MOST, config.max_in_flight),
+            rate=config.budget / WINDOW if config.rate_limit_enabled else math.inf,
+        )
         # Before batches that one slice breaks are taken for a service that is down, it and then a neighbour go alone.
         self._breaker = Breaker(max(config.max_attempts, SOLO_AFTER + 2), backoff)
-        self._batches: Dict[int, Batch] = {}
-        self._productive: Set[int] = set()  # batches of which some slice was answered
-        self._batch_of: Dict[Slice, int] = {}
-        self._last_error: Dict[int, ApiError] = {}
-        self._numbers = 0
-        self._throttled = False
-        self._alerted = False
+        self._struck: Set[str] = set()  # sites that did not answer an HTTP batch since something was answered
+        self._parks = Parks()
+        self._held: Dict[Dataset, str] = {}  # datasets that another run syncs -> who
+        self._dates: List[dt.date] = []
         self._run_id: Optional[int] = None
         self._planned = False
-        # Only while the number of workers is to be found out:
-        self._concurrency: Dict[str, Concurrency] = {}
-        self._answered: Dict[str, int] = {}  # since the last look, by site
-        self._refused: Dict[str, int] = {}
-        self._ended: Dict[str, List[Tuple[int, float]]] = {}  # slices and seconds of each HTTP batch that ended
-        self.most_workers = config.workers or 0
+        self._may_hold_rows = False  # the store: from the first commit of rows on, even if that one failed
+        self._beat_at = self._looked_at = clock()
+        self._throttled = False
+        self._alerted = False
         self._asked_for_sites = False
         self._awaiting_sites = False
         self._advice: Dict[str, str] = {}
-        self._per_dataset: Dict[Dataset, Counters] = {}
-        self._park_reason = ""
-        self._held: Dict[Dataset, str] = {}  # datasets that another run syncs -> who
-        self._proven: Dict[str, Set[Dataset]] = {}  # datasets of parked sites that were answered since, by site
-        self._struck: Set[str] = set()  # sites that did not answer an HTTP batch since something was answered
-        self._parks: Dict[str, Park] = {}  # sites whose load quota is spent, as in the store
-        self._dates: List[dt.date] = []
         self._waiting = ""  # written here, read by snapshots
-        self._beat_at = self._looked_at = self._started
-        self._faults: Dict[str, int] = {}
-        self._restarts = 0
-        self._worked = self._lost = 0.0  # seconds of all workers, and of those that crashed
+        self._park_reason = ""
         self._halted = False
-        self._may_hold_rows = False  # the store: from the first commit of rows on, even if that one failed
 
     # -- the life of a run
 
@@ -169,7 +166,7 @@ class Coordinator:
         def start() -> "tuple[int, tuple[Dict[Dataset, str], List[_Adopted]]]":
             self._store.prepare(datasets, top_queries=self._config.top_queries)
             run_id = self._store.start_run(self._config.settings())
-            self._parks = self._store.parks()
+            self._parks.load(self._store.parks())
             return run_id, self._claim(datasets)
 
         self._run_id, claimed = self._transact(start)
@@ -207,10 +204,9 @@ class Coordinator:
         """What ``_claim`` found is committed: work on it."""
         self._held = held
         for plan, days_owed, published in adopted:
-            self._per_dataset[plan.dataset] = Counters()
-            self.counters.add(days_owed=days_owed)
+            self._tally.owes(plan.dataset, days_owed)
             for rows in published:
-                self._count_published(plan.dataset, rows)
+                self._tally.published(plan.dataset, rows)
             self.plan.add(plan)
             self._mind_park(plan.dataset.site)
 
@@ -247,9 +243,9 @@ class Coordinator:
         self._keep_leases()
         self._lease()
         open_days = sum(plan.open_days for plan in self.plan.datasets.values())
-        self.counters.put(in_flight=self.plan.totals()[2], open_days=open_days)
+        self._tally.counters.put(in_flight=self.plan.totals()[2], open_days=open_days)
         self._waiting = self._what_it_waits_for()
-        if self.plan.finished and not self._batches and not self._awaiting_sites and not self._waits_for_others():
+        if self.plan.finished and not self._in_flight and not self._awaiting_sites and not self._waits_for_others():
             return self._ask_for_sites()
         self._settle(self._outcomes.take(self._pause(), most_rows=_GROUP_ROWS))
         return True
@@ -291,7 +287,7 @@ class Coordinator:
     def _write_end(self, run_id: int, result: Result) -> None:
         self._store.rollback()
         self._store.begin(self._halt)
-        self._store.save_run(run_id, self._figures(result.status), ended=True)
+        self._store.save_run(run_id, self._tally.figures(result.status, result.halt_seconds), ended=True)
         self._store.commit()
 
     # -- leasing
@@ -301,25 +297,14 @@ class Coordinator:
         self.plan.wake(now)
         if now < self._breaker.paused_until or self._throttle():
             return
-        if self._config.workers is None:
-            self._see_concurrency(now)
-        while len(self._batches) < (1 if self._breaker.probing else self._most_batches()):
-            slices = self.plan.lease(workers=self.workers(), out=len(self._batches), most=self._largest_batch)
+        if self._workers.fixed is None:
+            self._see_workers(now)
+        while len(self._in_flight) < (1 if self._breaker.probing else self._most_batches()):
+            slices = self.plan.lease(workers=self.workers(), out=len(self._in_flight), most=self._largest_batch)
             if not slices:
                 return
-            again = frozenset(each for each in slices if self.plan.datasets[each.dataset].leases(each.key) > 1)
-            batch = Batch(self._numbers, slices, again)
-            self._numbers += 1
-            self._batches[batch.number] = batch
-            self._batch_of.update((slice_, batch.number) for slice_ in slices)
-            self._submit(batch)
-
-    def count_sent(self, slices: Sequence[Slice], again: int) -> None:
-        """An HTTP batch of *slices* goes out now, *again* of them not for the first time.  Thread-safe: workers call
-        it."""
-        self.counters.add(calls=len(slices), http_batches=1, retries=again)
-        for dataset, _ in slices:
-            self._per_dataset[dataset].add(calls=1)
+            again = {each for each in slices if self.plan.datasets[each.dataset].leases(each.key) > 1}
+            self._submit(self._in_flight.begin(slices, again))
 
     def _throttle(self) -> bool:
         """True while the result queue, once 80 % full, is not yet down to half.  Says when it is half full."""
@@ -335,45 +320,32 @@ class Coordinator:
     def _pause(self) -> float:
         """Seconds to wait for outcomes: until a delayed slice could be leased, at most a tick."""
         due = self.plan.next_due()
-        if due is None or self._throttled or len(self._batches) >= self._most_batches():
+        if due is None or self._throttled or len(self._in_flight) >= self._most_batches():
             return TICK
         return min(TICK, max(0.0, max(due, self._breaker.paused_until) - self._clock()))
 
     def _most_batches(self) -> int:
-        workers = self._config.workers
-        return self._config.max_in_flight if workers is None else min(
-            self._config.max_in_flight, workers + _LEASED_AHEAD
-        )
+        ahead = math.inf if self._workers.fixed is None else self._workers.fixed + _LEASED_AHEAD
+        return int(min(self._config.max_in_flight, ahead))
 
     def workers(self) -> int:
         """Workers that one site gets now.  Thread-safe."""
-        return self._config.workers or max((each.workers for each in list(self._concurrency.values())), default=FIRST)
+        return self._workers.most_now()
 
     def _largest_batch(self, site: str) -> int:
-        found = self._concurrency.get(site)
-        if found is None:
+        if self._workers.fixed is not None:
             return self._most(site)
-        if sum(batch.site == site for batch in self._batches.values()) >= found.workers:
+        workers = self._workers.at(site)
+        if self._in_flight.at(site) >= workers:
             return 0
-        few = self._waits_for_quota(site) or self.plan.available(site) < BATCH * found.workers
+        few = self._waits_for_quota(site) or self.plan.available(site) < BATCH * workers
         return min(BATCH // 2 if few else BATCH, self._most(site))
 
-    def _paced_rate(self) -> float:
-        return self._config.budget / WINDOW if self._config.rate_limit_enabled else math.inf
-
-    def _see_concurrency(self, now: float) -> None:
-        """Tell each site's Concurrency what happened since the last round."""
+    def _see_workers(self, now: float) -> None:
         for site in {plan.dataset.site for plan in self.plan.datasets.values() if plan.unfinished}:
-            found = self._concurrency.get(site)
-            if found is None:
-                found = self._concurrency[site] = Concurrency(
-                    now, most=min(MOST, self._config.max_in_flight), rate=self._paced_rate()
-                )
             idle = not self.plan.available(site)
             bound = idle or self._waits_for_quota(site) or self._outcomes.pressed()
-            ended = self._ended.pop(site, ())
-            found.see(now, Seen(self._answered.pop(site, 0), self._refused.pop(site, 0), bound, ended))
-        self.most_workers = max(self.most_workers, self.workers())
+            self._workers.look(now, site, bound=bound)
 
     # -- other runs on the same store, and quotas that are spent
 
@@ -399,11 +371,10 @@ class Coordinator:
     def _park_site(self, site: str, error: ApiError) -> None:
         """Google wants no calls for a while: note until when, and sleep that long if we are to wait."""
         now = dt.datetime.fromtimestamp(self._wall(), dt.timezone.utc)
-        park = parking.next_park(error, self._parks.get(site), now)
-        self._proven.pop(site, None)
+        park = next_park(error, self._parks.get(site), now)
         if park != self._parks.get(site):
             self._transact(lambda: self._store.park(site, park))
-            self._parks[site] = park
+        self._parks.refused(site, park)
         if self._config.wait_for_quota:
             self.plan.pause_site(site, self._clock() + (park.until - now).total_seconds())
         doing = "waiting" if self._config.wait_for_quota else "parked"
@@ -419,14 +390,14 @@ class Coordinator:
         return self._waiting
 
     def _what_it_waits_for(self) -> str:
-        if self._batches:
+        if self._in_flight:
             return ""
         closed = {plan.dataset.site for plan in self.plan.datasets.values() if plan.gate.closed and not plan.stopped}
         words = []
         for site in sorted(closed):
             left = self.plan.gate(site).until - self._clock()
             until = dt.datetime.fromtimestamp(self._wall() + left, dt.timezone.utc)
-            words.append(f"quota of {site}, until {until:%Y-%m-%d %H:%M} UTC" if site in self._parks
+            words.append(f"quota of {site}, until {until:%Y-%m-%d %H:%M} UTC" if self._parks.get(site)
                          else f"{site}, until {until:%H:%M:%S} UTC, as it asked for")
         return "; ".join(words + ([str(holder) for holder in self._held.values()] if self._config.wait else []))
 
@@ -455,53 +426,35 @@ class Coordinator:
         outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
         if not outcomes:
             return
-        proven, answered = self._quota_is_back({slice_.dataset for slice_, _ in outcomes})
+        proof = self._parks.answered({slice_.dataset for slice_, _ in outcomes}, self.plan)
 
-        def write() -> "List[tuple[Slice, int, Optional[int], Optional[int]]]":
-            acknowledged = [(slice_, rows.received, *self._persist_one(slice_, rows)) for slice_, rows in outcomes]
-            for site in answered:
+        def write() -> List[_Stored]:
+            stored = [self._persist_one(slice_, rows) for slice_, rows in outcomes]
+            for site in proof.over:
                 self._store.park(site, None)
             if self._run_id is not None:
-                self._store.save_run(self._run_id, self._figures(RUNNING), ended=False)
+                self._store.save_run(self._run_id, self._tally.figures(RUNNING, None), ended=False)
             self._may_hold_rows = True
-            return acknowledged
+            return stored
 
-        acknowledged = self._transact(write)
+        stored = self._transact(write)
         self._beat_at = self._clock()
-        self._proven = proven
-        for site in answered:
-            del self._parks[site]
-        for slice_, received, following, published in acknowledged:
-            site = slice_.dataset.site
-            self._answered[site] = self._answered.get(site, 0) + 1
-            plan = self.plan.datasets[slice_.dataset]
-            if plan.first_try(slice_.key):
-                self.plan.health.answered()
-            plan.acknowledge(slice_.key, following, received)
-            if published is not None:
-                self._count_published(slice_.dataset, published)
-            number = self._batch_of.pop(slice_, None)
-            if number is not None:
-                self._productive.add(number)
+        self._parks.accept(proof)
+        for one in stored:
+            self._acknowledged(one)
         self._breaker.succeeded()
         self._struck.clear()
 
-    def _quota_is_back(self, datasets: Set[Dataset]) -> "tuple[Dict[str, Set[Dataset]], List[str]]":
-        """*datasets* are answered: (``_proven`` with them, the sites whose park is over).
-
-        A site's reports cost differently, so one may be answered while another is refused: the park, and with it the
-        memory of how long it has lasted, ends when all that still want something have been answered.  Not by what was
-        under way when the refusal came: only who asks after a pause learns that the quota is back.
-        """
-        proven = {site: set(found) for site, found in self._proven.items()}
-        for dataset in datasets:
-            if dataset.site in self._parks and not self.plan.datasets[dataset].resting:
-                proven.setdefault(dataset.site, set()).add(dataset)
-        over = [
-            site for site, found in proven.items()
-            if all(plan.dataset in found or not plan.unfinished for plan in self.plan.of_site(site))
-        ]
-        return {site: found for site, found in proven.items() if site not in over}, over
+    def _acknowledged(self, stored: _Stored) -> None:
+        dataset, key = stored.slice
+        plan = self.plan.datasets[dataset]
+        if plan.first_try(key):
+            self.plan.health.answered()
+        plan.acknowledge(key, stored.following, stored.received)
+        if stored.published is not None:
+            self._tally.published(dataset, stored.published)
+        self._in_flight.answered(stored.slice)
+        self._workers.answered(dataset.site)
 
     def _transact(self, work: Callable[[], T]) -> T:
         """Do *work* in a transaction; once more when the store lost that, so *work* changes nothing but the store."""
@@ -525,19 +478,19 @@ class Coordinator:
                 self._store.rollback()
                 raise
 
-    def _persist_one(self, slice_: Slice, rows: Rows) -> "tuple[Optional[int], Optional[int]]":
-        """(start row of the day's next slice or None, rows published or None when the day is not whole)."""
+    def _persist_one(self, slice_: Slice, rows: Rows) -> _Stored:
         dataset, key = slice_
         following = next_start_row(key.start_row, rows.received, until_empty=self._config.until_empty)
-        calls = self.plan.datasets[dataset].calls(key.date) + 1
-        if following is None and key.start_row == 0:
-            return None, self._publish(dataset, key.date, rows, calls, rows.first_incomplete)
-        ack = Acknowledged(rows.received, self._today, self._config.data_state)
-        self._store.stage(dataset, key, rows, ack)
-        logger.debug("acknowledged %s: %d rows", slice_, rows.received)
+        alone = following is None and key.start_row == 0  # the day's only slice
+        if not alone:
+            ack = Acknowledged(rows.received, self._today, self._config.data_state)
+            self._store.stage(dataset, key, rows, ack)
+            logger.debug("acknowledged %s: %d rows", slice_, rows.received)
+        published = None
         if following is None:
-            return None, self._publish(dataset, key.date, None, calls, rows.first_incomplete)
-        return following, None
+            calls = self.plan.datasets[dataset].calls(key.date) + 1
+            published = self._publish(dataset, key.date, rows if alone else None, calls, rows.first_incomplete)
+        return _Stored(slice_, rows.received, following, published)
 
     def _publish(
         self, dataset: Dataset, date: dt.date, rows: Optional[Rows], calls: int, first_incomplete: Optional[dt.date]
@@ -552,23 +505,16 @@ class Coordinator:
         )
         return self._store.publish(dataset, date, rows, status=FINAL if final else PROVISIONAL, calls=calls)
 
-    def _count_published(self, dataset: Dataset, rows: int) -> None:
-        self.counters.add(days=1, rows=rows)
-        self._per_dataset[dataset].add(days=1, rows=rows)
-
     def _settle_failed(self, outcome: Failed) -> None:
         slice_, error, alone = outcome
-        number = self._batch_of.pop(slice_, None)
-        if number is not None:
-            self._last_error[number] = error
+        self._in_flight.failed(slice_, error)
+        self._tally.failed(error)
         verdict = self.plan.failed(slice_, error, alone=alone, now=self._clock(), jitter=self._jitter())
         plan = self.plan.datasets[slice_.dataset]
         news = verdict is Verdict.DAY_FAILED or error in (plan.error, plan.parked)  # not each slice of a refused site
         logger.log(logging.WARNING if news else logging.DEBUG, "%s: %s (%s)", slice_, error, verdict.value)
-        name = type(error).__name__
-        self._faults[name] = self._faults.get(name, 0) + 1
         if isinstance(error, BurstQuota):
-            self._refused[slice_.dataset.site] = self._refused.get(slice_.dataset.site, 0) + 1
+            self._workers.refused(slice_.dataset.site)
         if verdict is Verdict.PARKED and plan.parked is error:  # not for each slice of its batch
             self._park_site(slice_.dataset.site, error)
         if verdict is Verdict.DAY_FAILED:
@@ -578,7 +524,7 @@ class Coordinator:
         """A day that never comes to an end: the server ignores startRow, say.  Give it up, with what is staged."""
         error = BadRequest(f"{slice_.key.date} has {slice_.key.start_row} rows and still more; it can't be right")
         logger.warning("%s: %s", slice_, error)
-        self._batch_of.pop(slice_, None)
+        self._in_flight.failed(slice_, None)
         self.plan.datasets[slice_.dataset].fail_day(slice_.key, error)
 
         def give_up() -> None:
@@ -588,27 +534,20 @@ class Coordinator:
         self._transact(give_up)
 
     def _settle_ended(self, ended: BatchEnded) -> None:
-        batch = self._batches.pop(ended.batch.number)
-        number = batch.number
-        productive = number in self._productive
-        self._productive.discard(number)
-        error = self._last_error.pop(number, None)
-        self._worked += ended.seconds
+        batch = ended.batch
+        fate = self._in_flight.ended(ended)
         if isinstance(ended.error, (CredentialsError, StoreError)):
             raise ended.error
-        if ended.error is not None:
-            self._restarts += 1
-            self._lost += ended.seconds
+        self._tally.worked(ended.seconds, crashed=ended.error is not None)
         for slice_ in ended.unsent:
-            del self._batch_of[slice_]
             self.plan.datasets[slice_.dataset].release(slice_.key)
-        for slice_ in batch.slices:
-            if self._batch_of.get(slice_) == number:  # the worker ended without a word about it
-                words = f"the worker died: {type(ended.error).__name__}: {ended.error}"
-                self._settle_failed(Failed(slice_, Transient(words, reason="workerDied")))
-        if productive:
-            self._ended.setdefault(batch.site, []).append((len(batch.slices) - len(ended.unsent), ended.seconds))
-        if productive or ended.sent_at is None or not isinstance(error, (Transient, Unauthorized)):
+        for slice_ in fate.silent:
+            words = f"the worker died: {type(ended.error).__name__}: {ended.error}"
+            self._settle_failed(Failed(slice_, Transient(words, reason="workerDied")))
+        if fate.productive:
+            self._workers.ended(batch.site, len(batch.slices) - len(ended.unsent), ended.seconds)
+        error = fate.error
+        if fate.productive or ended.sent_at is None or not isinstance(error, (Transient, Unauthorized)):
             return
         self._struck.add(batch.site)
         if self._breaker.failed(ended.sent_at, self._clock(), self._jitter()):
@@ -644,46 +583,27 @@ class Coordinator:
         self._park_reason = reason
 
     def _result(self, error: Optional[BaseException]) -> Result:
-        datasets = [self._dataset_result(plan, error) for plan in self.plan.datasets.values()]
-        for dataset, holder in self._held.items():
-            datasets.append(
-                DatasetResult(dataset.site, dataset.report.name, dataset.search_type, PARKED, 0, 0, 0, holder)
-            )
-        statuses = {each.status for each in datasets}
-        if not self._planned:  # no dataset can tell: what ended the run did so before there was anything to do
-            statuses = {HALTED}
-        status = next((status for status in (FAILED, PARKED, HALTED) if status in statuses), COMPLETE)
-        reason = ""
+        early = Ending(HALTED, self._halt.reason)
         if self._park_reason:
-            status, reason = PARKED, self._park_reason
+            early = Ending(PARKED, self._park_reason)
         elif error is not None:
-            status, reason = FAILED, str(error)
-        elif status == HALTED:
-            reason = self._halt.reason
-        elif status != COMPLETE:
-            reason = next(each.error for each in datasets if each.status == status)
-        counters = self.counters
-        return Result(
-            status,
-            counters["days"],
-            counters["rows"],
-            counters["calls"],
-            counters["http_batches"],
-            counters["retries"],
-            round(self._clock() - self._started, 3),
-            self._peak_qpm(),
+            early = Ending(FAILED, str(error))
+        datasets = []
+        for plan in self.plan.datasets.values():
+            site = plan.dataset.site
+            ending = dataset_ending(plan, early, park=self._parks.get(site), advice=self._advice.get(site, ""))
+            datasets.append(self._tally.dataset_result(plan.dataset, ending))
+        for dataset, holder in self._held.items():
+            datasets.append(self._tally.dataset_result(dataset, Ending(PARKED, holder)))
+        # Before it is planned no dataset can tell: what ended the run did so before there was anything to do.
+        ending = run_ending(early, datasets) if self._planned else early
+        return self._tally.result(
+            ending,
             datasets,
-            reason,
-            self._uptime(),
-            self._restarts,
-            dict(sorted(self._faults.items())),
-            self.halt_seconds(status),
-            self.most_workers,
-            self._resume_at() if status == PARKED else "",
+            halt_seconds=self.halt_seconds(ending.status),
+            concurrency=self._workers.peak,
+            resume_at=self._resume_at() if ending.status == PARKED else "",
         )
-
-    def _uptime(self) -> float:
-        return round(1.0 - self._lost / self._worked, 5) if self._worked else 1.0
 
     def halt_seconds(self, status: str) -> Optional[float]:
         """From the halt to now, when a halt ended the run: also one of which a dataset had failed or was parked."""
@@ -694,57 +614,10 @@ class Coordinator:
 
     def _resume_at(self) -> str:
         """When the first of the parked sites is worth asking again."""
-        parked = {plan.dataset.site for plan in self.plan.datasets.values() if plan.parked is not None}
-        moments = [park.until for site, park in self._parks.items() if site in parked]
-        return min(moments).strftime("%Y-%m-%dT%H:%M:%SZ") if moments else ""
-
-    def _dataset_result(self, plan: DatasetPlan, error: Optional[BaseException]) -> DatasetResult:
-        dataset, counters = plan.dataset, self._per_dataset[plan.dataset]
-        status, words = COMPLETE, ""
-        if plan.error is not None:
-            advice = self._advice.get(dataset.site) if isinstance(plan.error, Denied) else None
-            status, words = FAILED, f"{plan.error}; {advice}" if advice else str(plan.error)
-        elif plan.failed_days:
-            date, first = next(iter(plan.failed_days.items()))
-            more = f" (and {len(plan.failed_days) - 1} more days)" if len(plan.failed_days) > 1 else ""
-            status, words = FAILED, f"{date}: {first}{more}"
-        elif plan.parked is not None:
-            park = self._parks.get(dataset.site)
-            until = f"; worth trying again at {park.until:%Y-%m-%d %H:%M} UTC" if park else ""
-            status, words = PARKED, f"{plan.parked}{until}"
-        elif plan.published < plan.owed_days:
-            if self._park_reason:
-                status, words = PARKED, self._park_reason
-            elif error is not None:
-                status, words = FAILED, str(error)
-            else:
-                status = HALTED
-        return DatasetResult(
-            dataset.site,
-            dataset.report.name,
-            dataset.search_type,
-            status,
-            counters["days"],
-            counters["rows"],
-            counters["calls"],
-            words,
+        until = self._parks.first_end(
+            {plan.dataset.site for plan in self.plan.datasets.values() if plan.parked is not None}
         )
-
-    def _figures(self, status: str) -> RunFigures:
-        counters = self.counters
-        return RunFigures(
-            status,
-            counters["days"],
-            counters["rows"],
-            counters["calls"],
-            counters["retries"],
-            self._peak_qpm(),
-            round(self._clock() - self._started, 3),
-            self._uptime(),
-            self._restarts,
-            json.dumps(self._faults, sort_keys=True),
-            self.halt_seconds(status),
-        )
+        return until.strftime("%Y-%m-%dT%H:%M:%SZ") if until else ""
 
 
 def within_retention(days: List[OwedDay], ledger: Mapping[dt.date, DayRecord], today: dt.date) -> List[OwedDay]:

@@ -40,6 +40,7 @@ from .rows import make_decoder
 from .sockets import SocketRegistry
 from .stores import open_store
 from .stores.base import Store
+from .tally import Tally
 from .ticking import Ticking
 from .worker import Worker
 
@@ -231,12 +232,13 @@ class Sync:
             turn=self._outcomes.turn,
             ca_bundle=config.ca_bundle,
         )
+        tally = Tally(self._counters, peak_qpm=self._quota.peak_qpm)
         worker = Worker(
             client=client,
             quota=self._quota,
             outcomes=self._outcomes,
             halt=self._halt,
-            on_sent=lambda slices, again: coordinator.count_sent(slices, again),
+            on_sent=tally.sent,
         )
         if config.rate_limit_enabled:
             self._quota.share(self.config.ledger or self._store.quota_ledger())
@@ -246,12 +248,11 @@ class Sync:
             store=self._store,
             outcomes=self._outcomes,
             halt=self._halt,
-            counters=self._counters,
+            tally=tally,
             submit=lambda batch: threads.submit(worker.run, batch),
             list_sites=lambda: threads.submit(worker.list_sites),
             most=lambda site: self._quota.burst(site) if client.batch_supported else 1,
             waits_for_quota=self._quota.is_waited_for,
-            peak_qpm=self._quota.peak_qpm,
             tick=self._tick,
             today=self._today,
             only=self._only,

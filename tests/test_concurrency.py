@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gscthreads.concurrency import FIRST, MOST, Concurrency, Seen
+from gscthreads.concurrency import FIRST, MOST, Concurrency, Seen, Workers
 
 
 class Server:
@@ -200,3 +200,47 @@ def test_it_moves_by_one_up_for_each_batch_and_at_most_a_cut_down(steps):
         borrowed += max(0, auto.workers - before - 1)
         assert auto.workers <= before or ended or not (bound or refused > 1)
     assert borrowed <= 8
+
+
+# -- of all sites
+
+def test_workers_that_are_fixed_are_the_same_for_all_and_nothing_is_kept():
+    workers = Workers(5, most=MOST, rate=16.0)
+    for _ in range(3):
+        workers.ended("one", 8, 1.0)
+    assert (workers.at("one"), workers.most_now(), workers.peak) == (5, 5, 5)
+    assert not workers._notes
+
+
+def test_each_site_finds_its_own_number():
+    workers = Workers(None, most=MOST, rate=100.0)
+    assert (workers.at("one"), workers.most_now(), workers.peak) == (FIRST, FIRST, 0)
+    for now in range(4):
+        workers.look(float(now), "one", bound=False)
+        workers.look(float(now), "two", bound=False)
+        workers.ended("one", 8, 1.0)
+        workers.answered("one")
+    workers.look(4.0, "one", bound=False)
+    assert (workers.at("one"), workers.at("two"), workers.most_now()) == (FIRST + 4, FIRST, FIRST + 4)
+    for _ in range(9):
+        workers.refused("one")
+    workers.look(5.0, "one", bound=False)
+    assert workers.at("one") == int((FIRST + 4) * 0.6)
+    assert workers.peak == FIRST + 4  # it tells the most that there were
+
+
+def test_what_was_noted_counts_once():
+    workers = Workers(None, most=MOST, rate=100.0)
+    workers.look(0.0, "one", bound=False)
+    workers.ended("one", 8, 1.0)
+    for now in range(1, 6):
+        workers.look(float(now), "one", bound=False)
+    assert workers.at("one") == FIRST + 1
+
+
+def test_no_more_than_the_most():
+    workers = Workers(None, most=2, rate=100.0)
+    for now in range(20):
+        workers.look(float(now), "one", bound=False)
+        workers.ended("one", 8, 1.0)
+    assert (workers.at("one"), workers.peak) == (2, 2)

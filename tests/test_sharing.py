@@ -529,10 +529,10 @@ def test_after_a_pause_of_all_one_batch_finds_out_whether_the_service_is_back(si
     lease, grown = Coordinator._lease, []
 
     def lease_noted(this):
-        before, probing = len(this._batches), this._breaker.probing
+        before, probing = len(this._in_flight), this._breaker.probing
         lease(this)
-        if probing and len(this._batches) > before:
-            grown.append((before, len(this._batches)))
+        if probing and len(this._in_flight) > before:
+            grown.append((before, len(this._in_flight)))
 
     monkeypatch.setattr(Coordinator, "_lease", lease_noted)
     result = run(sim, path, days=100, max_concurrency=4, batch_size=4, max_attempts=9)
