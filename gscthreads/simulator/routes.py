@@ -45,7 +45,6 @@ class Routes:
         self.service = service
         self.control = control
         self.hold = hold
-        self.stopped = False
 
     def handle(self, wire: Handler, method: str, target: str, headers: Headers, body: bytes) -> None:
         """Answer one HTTP request."""

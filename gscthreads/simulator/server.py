@@ -11,12 +11,9 @@ import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from .damage import Cut
-
-if TYPE_CHECKING:
-    from .routes import Routes
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +23,17 @@ MAX_BODY = 64 << 20
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
+#: Answers a request: the connection, method, target, headers (names in lower case), body.
+Handle = Callable[["Handler", str, str, Dict[str, str], bytes], None]
+
+
 class Hold:
     """Where hanging answers wait until they are released or the server stops."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._generation = 0
-        self._stopped = False
+        self.stopped = False
         self.waiting = 0
 
     def wait(self) -> None:
@@ -40,7 +41,7 @@ class Hold:
         with self._changed:
             generation = self._generation
             self.waiting += 1
-            while not self._stopped and generation == self._generation:
+            while not self.stopped and generation == self._generation:
                 self._changed.wait()
             self.waiting -= 1
 
@@ -48,12 +49,12 @@ class Hold:
         """Sleep, but not beyond the server's life; returns whether it stopped."""
         until = time.monotonic() + seconds
         with self._changed:
-            while not self._stopped:
+            while not self.stopped:
                 left = until - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            return self._stopped
+            return self.stopped
 
     def release(self) -> int:
         """Let everybody go on who waits now; returns how many."""
@@ -65,7 +66,7 @@ class Hold:
     def stop(self) -> None:
         """Let everybody go on, now and from now on."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self._changed.notify_all()
 
 
@@ -77,8 +78,8 @@ class Server(ThreadingMixIn, HTTPServer):
     allow_reuse_address = True
     request_queue_size = 512
 
-    def __init__(self, port: int, routes: "Routes", hold: Hold) -> None:
-        self.routes = routes
+    def __init__(self, port: int, handle: Handle, hold: Hold) -> None:
+        self.handle = handle
         self.hold = hold
         self._lock = threading.Lock()
         self._open: Set[socket.socket] = set()
@@ -112,7 +113,7 @@ class Server(ThreadingMixIn, HTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients may go away at any time: that's no error.  Anything else is, and is logged."""
         problem = sys.exc_info()[1]
-        if not isinstance(problem, (OSError, ValueError)) and not self.routes.stopped:
+        if not isinstance(problem, (OSError, ValueError)) and not self.hold.stopped:
             log.error("simulator error", exc_info=problem)
 
     def finish(self, timeout: float) -> None:
@@ -131,17 +132,17 @@ class Server(ThreadingMixIn, HTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection: reads requests, hands them to the routes, writes what they say."""
+    """One connection: reads requests, hands them to ``Server.handle``, writes what that says."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Server
 
     def do_POST(self) -> None:
-        """Any method: the routes decide."""
+        """Any method: whoever handles it decides."""
         body = self._read_body()
         headers: Dict[str, str] = {name.lower(): value for name, value in self.headers.items()}
-        self.server.routes.handle(self, self.command, self.path, headers, body)
+        self.server.handle(self, self.command, self.path, headers, body)
 
     do_GET = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = do_POST
 
@@ -180,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the journal has it all."""
 
-    # ---- what the routes may do ----
+    # ---- what whoever handles a request may do ----
 
     def head(self, status: int, headers: Iterable[Tuple[str, str]]) -> bytes:
         """Status line and headers."""

@@ -75,7 +75,7 @@ class Simulator:
         """Bind the port and serve on a daemon thread."""
         if self._url:
             raise RuntimeError("a simulator can be started only once")
-        server = Server(self._port, self._routes, self._hold)
+        server = Server(self._port, self._routes.handle, self._hold)
         self._server = server
         self._url = f"http://127.0.0.1:{server.server_port}"
         self._thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True, name="gsc-simulator")
@@ -84,7 +84,6 @@ class Simulator:
 
     def stop(self) -> None:
         """End every connection, hanging or not, and free the port.  Log, stats and truth stay available."""
-        self._routes.stopped = True
         self._hold.stop()
         if self._server is not None:
             self._server.shutdown()
