@@ -32,8 +32,8 @@ from gscthreads.errors import (
 from gscthreads.halt import Halt, Halted
 from gscthreads.model import Dataset, Failed, Fetched, Report, Rows, Slice, SliceKey
 from gscthreads.sockets import SocketRegistry
+from tests.scripted_server import GUARD, ScriptedServer
 
-GUARD = 20.0  # seconds after which a test that hangs fails; nothing is asserted about speed
 TOKEN = "ya29.secret"
 SITE = "sc-domain:example.com"
 LINUX = sys.platform.startswith("linux")
@@ -86,66 +86,22 @@ class Request:
         return [json.loads(text) for text in re.findall(rb"^\{.*\}", self.body, re.M)]
 
 
-class Server:
-    """``script(connection, Request, server)`` answers each request; False from it closes the connection."""
+class Server(ScriptedServer):
+    """Reads whole requests, and keeps them."""
 
     def __init__(self, script):
-        self.script = script
-        self.connections = 0
         self.requests = []
-        self.reached = threading.Semaphore(0)  # released once the client is where it will hang
-        self.done = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.threads = [threading.Thread(target=self.accept, daemon=True)]
-        self.threads[0].start()
+        super().__init__(script)
 
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                if self.done.is_set():
-                    connection.close()
-                    return
-                self.connections += 1
-                self.threads.append(threading.Thread(target=self.serve, args=(connection,), daemon=True))
-                self.threads[-1].start()
-
-    def serve(self, connection):
-        with connection, contextlib.suppress(OSError):
-            connection.settimeout(GUARD)
-            while not self.done.is_set():
-                request = self.read(connection)
-                if request is None:
-                    return
-                self.requests.append(request)
-                if self.script(connection, request, self) is False:
-                    return
-
-    @staticmethod
-    def read(connection):
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = connection.recv(65536)
-            if not more:
-                return None
-            data += more
+    def read(self, connection):
+        data = super().read(connection)
+        if data is None:
+            return None
         request = Request(data)
         while len(request.body) < int(request.headers.get("content-length", "0")):
             request.body += connection.recv(65536)
+        self.requests.append(request)
         return request
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        self.done.set()
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), 1).close()  # wakes accept()
-        self.listener.close()
-        for thread in self.threads:
-            thread.join(GUARD)
 
 
 class Bench:

@@ -19,65 +19,20 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from gscthreads.sockets import SocketRegistry, adopt_session, new_session
+from tests.scripted_server import GUARD, ScriptedServer
 
-GUARD = 20.0
 LINUX = sys.platform.startswith("linux")
 
 
-class Server:
-    """Calls ``script(connection, request bytes up to the empty line, server)`` for each request; counts connections."""
+class Server(ScriptedServer):
+    """Without *read_request* the script is asked before anything was."""
 
     def __init__(self, script, read_request=True):
-        self.script = script
         self.read_request = read_request
-        self.connections = 0
-        self.reached = threading.Semaphore(0)  # released by scripts once the client is where it will hang
-        self.done = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.threads = [threading.Thread(target=self.accept, daemon=True)]
-        self.threads[0].start()
+        super().__init__(script)
 
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                if self.done.is_set():
-                    connection.close()
-                    return
-                self.connections += 1
-                self.threads.append(threading.Thread(target=self.serve, args=(connection,), daemon=True))
-                self.threads[-1].start()
-
-    def serve(self, connection):
-        with connection, contextlib.suppress(OSError):
-            connection.settimeout(GUARD)
-            while not self.done.is_set():
-                request = b""
-                while self.read_request and b"\r\n\r\n" not in request:
-                    data = connection.recv(65536)
-                    if not data:
-                        return
-                    request += data
-                if self.script(connection, request, self) is False:
-                    return
-
-    def settle(self):
-        """Wait until all connections so far are closed on this side."""
-        for thread in self.threads[1:]:
-            thread.join(GUARD)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        self.done.set()
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), 1).close()  # wakes accept()
-        self.listener.close()
-        for thread in self.threads:
-            thread.join(GUARD)
+    def read(self, connection):
+        return super().read(connection) if self.read_request else b""
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
