@@ -353,7 +353,7 @@ UPDATE gsc_lifetime SET (clicks, impressions, weight, weighed, days_seen) = (
            gsc_lifetime.weighed - CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END,
            gsc_lifetime.days_seen - 1
     FROM gsc_fact f WHERE f.day = ?2 AND f.page = gsc_lifetime.page AND f.rank = 1)
-WHERE dataset = ?1 AND page IN (SELECT page FROM gsc_fact WHERE day = ?2)
+WHERE dataset = ?1 AND page IN (SELECT page FROM gsc_fact WHERE day = ?2 AND rank = 1)
 """
 
 #: ... and add those that have just been written.
@@ -389,7 +389,7 @@ _LIFETIME_ANEW = f"""
 SELECT d.dataset AS dataset, f.page AS page, sum(f.clicks) AS clicks, sum(f.impressions) AS impressions,
        sum({_WEIGHT}) AS weight, sum(CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END) AS weighed,
        min(d.date) AS first_seen, max(d.date) AS last_seen, count(*) AS days_seen
-FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = ?1 GROUP BY f.page
+FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = ?1 AND f.rank = 1 GROUP BY f.page
 """
 _LIFETIME_COLUMNS = "dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen"
 AUDIT_LIFETIME = f"""

@@ -304,7 +304,7 @@ class SQLiteStore(Store):
         database = self._connection()
         if dataset.report.name == "page":
             database.execute("DELETE FROM temp.gsc_gone")
-            database.execute("INSERT INTO temp.gsc_gone SELECT page FROM gsc_fact WHERE day = ?", (day,))
+            database.execute("INSERT INTO temp.gsc_gone SELECT page FROM gsc_fact WHERE day = ? AND rank = 1", (day,))
             database.execute(schema.LIFETIME_SUBTRACT, (self._dataset(dataset), day))
         database.execute("DELETE FROM gsc_fact WHERE day = ?", (day,))
 
