@@ -88,7 +88,7 @@ LAYERS = [
     {"quota"},
     {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.layout", "stores.schema",
      "stores.sqlite_sync", "stores.postgres_link", "stores.postgres_schema"},
-    {"stores.postgres_sync"},
+    {"stores.audit", "stores.postgres_sync"},
     {"plan", "tokenserver", "client", "stores.sqlite", "stores.postgres"},
     {"parking", "tally", "auth", "stores", "worker"},
     {"inflight", "config"},

@@ -108,6 +108,9 @@ DELETED = f"DELETE FROM gsc_fact WHERE rank = 1 AND day = {day_of('page_query', 
 CHANGED = f"UPDATE gsc_fact SET clicks = clicks + 1 WHERE rank = 1 AND day = {day_of('page', 3)}"
 MOVED = f"UPDATE gsc_fact SET position = position + 0.001 WHERE day = {day_of('page_country_device', 4)}"
 RERANKED = f"UPDATE gsc_fact SET rank = rank + 100 WHERE rank = 1 AND day = {day_of('page_query', 5)}"
+MISPLACED = RERANKED.replace("page_query", "page")
+TWICE = ("INSERT INTO gsc_fact (day, page, rank, segment, clicks, impressions, position)"
+         f" SELECT day, page, 2, segment, clicks, impressions, position FROM gsc_fact WHERE day = {day_of('page', 6)}")
 STALE = "UPDATE gsc_lifetime SET impressions = impressions - 1 WHERE page = (SELECT min(page) FROM gsc_lifetime)"
 VANISHED = "DELETE FROM gsc_lifetime WHERE page = (SELECT max(page) FROM gsc_lifetime)"
 LEFT_OVER = (f"INSERT INTO gsc_stage (day, start_row, page, rank, segment, clicks, impressions)"
@@ -127,6 +130,8 @@ NO_PAGE = f"UPDATE gsc_fact SET page = 7777 WHERE page = (SELECT min(page) FROM 
         (CHANGED, "rows", DAYS[3], "page", 1),
         (MOVED, "rows", DAYS[4], "page_country_device", 1),
         (RERANKED, "rows", DAYS[5], "page_query", 1),
+        (MISPLACED, "rows", DAYS[5], "page", 1),
+        (TWICE, "rows", DAYS[6], "page", 1),
         (STALE, "lifetime", None, "page", 0),
         (VANISHED, "lifetime", None, "page", 0),
         (LEFT_OVER, "staged", DAYS[6], "page", 0),

@@ -204,39 +204,3 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def interrupt(self) -> None:
         """From any thread: the statement that is being worked on, if any, ends at once with a StoreError."""
-
-
-#: What is wrong with a day that has rows of a page or segment that is not there.
-NAMELESS = "rows whose page, or country and device, is not there any more"
-
-
-def further_flaws(
-    dataset: Dataset, kind: str, known: Iterable[Flaw], found: Iterable[Tuple[Sequence[dt.date], str]]
-) -> List[Flaw]:
-    """Flaws of *kind* for the dates that were *found* (with what is wrong), one a day: none for those *known*."""
-    seen = {flaw.date for flaw in known}
-    flaws = []
-    for dates, words in found:
-        flaws += [Flaw(kind, dataset, date, words) for date in dates if date not in seen]
-        seen.update(dates)
-    return flaws
-
-
-def stale_lifetimes(flaws: Iterable[Flaw]) -> List[Dataset]:
-    """The datasets whose lifetime totals *flaws* want computed anew.
-
-    Also where a day's rows are wrong, before it is replaced: that takes the rows, as they are, out of the totals.
-    """
-    return list(dict.fromkeys(
-        flaw.dataset for flaw in flaws
-        if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page"
-    ))
-
-
-def row_words(status: str, noted: int, counted: int) -> str:
-    """What is wrong with a day of *status* that has *counted* rows, of which *noted* were published."""
-    if status in (OPEN, FAILED):
-        return f"{counted} rows of a day that is {status}"
-    if noted != counted:
-        return f"{counted} rows where {noted} were published"
-    return "numbers that were not published"

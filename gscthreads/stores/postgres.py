@@ -26,26 +26,11 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Opt
 
 from ..errors import ConfigError, LeaseLost, StoreError, StoreLost, StoreMissing
 from ..halt import Halt, Halted
-from ..model import Dataset, Report, Rows, SliceKey
+from ..model import Dataset, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import postgres_schema as schema
-from .base import (
-    FAILED,
-    HELD,
-    LEASE_SECONDS,
-    NAMELESS,
-    OPEN,
-    PROVISIONAL,
-    Acknowledged,
-    DayRecord,
-    Flaw,
-    Park,
-    RunFigures,
-    Store,
-    further_flaws,
-    row_words,
-    stale_lifetimes,
-)
+from .audit import AuditedStore, dataset_of, names_of
+from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, DayRecord, Flaw, Park, RunFigures
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
 from .postgres_sync import PostgresLedger, is_gone, lock_key, machine
@@ -78,10 +63,12 @@ class _Transaction(NamedTuple):
     serial: int
 
 
-class PostgresStore(Store):
+class PostgresStore(AuditedStore):
     """A store in the database that *where* names: a ``postgresql://`` URL, or a function that makes a connection of
     psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing.
     *role*: who to be there, and who owns the tables; "": the one who logs in."""
+
+    _words = {"sums": schema.SUMS, "weight": schema.WEIGHT}
 
     def __init__(self, where: Union[str, Connect], *, schema: str = "", role: str = "",
                  label: str = "Postgres") -> None:
@@ -336,7 +323,7 @@ class PostgresStore(Store):
         for dataset in datasets:
             found = self._link.rows(
                 "SELECT id, dimensions, top_queries FROM gsc_dataset"
-                " WHERE site = %s AND report = %s AND search_type = %s", _names(dataset)
+                " WHERE site = %s AND report = %s AND search_type = %s", names_of(dataset)
             )
             if not found:
                 continue
@@ -355,7 +342,7 @@ class PostgresStore(Store):
             "SELECT d.date, d.status, a.start_row, a.received, a.fetched_on, a.data_state"
             " FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id LEFT JOIN gsc_slice a ON a.day = d.id"
             " WHERE s.site = %s AND s.report = %s AND s.search_type = %s AND d.date BETWEEN %s AND %s",
-            (*_names(dataset), start, end),
+            (*names_of(dataset), start, end),
         ))
         for date, status, start_row, received, fetched_on, data_state in found:
             slices: Dict[int, Acknowledged] = {}
@@ -506,13 +493,13 @@ class PostgresStore(Store):
         number = self._datasets.get(dataset)
         if number is None:
             find = "SELECT id FROM gsc_dataset WHERE site = %s AND report = %s AND search_type = %s"
-            if not self._link.rows(find, _names(dataset)):
+            if not self._link.rows(find, names_of(dataset)):
                 self._link.execute(
                     "INSERT INTO gsc_dataset (site, report, search_type, dimensions, top_queries)"
                     " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                    (*_names(dataset), ",".join(dataset.report.dimensions), self._top_queries),
+                    (*names_of(dataset), ",".join(dataset.report.dimensions), self._top_queries),
                 )
-            number = self._datasets[dataset] = int(self._link.one(find, _names(dataset)))
+            number = self._datasets[dataset] = int(self._link.one(find, names_of(dataset)))
         return number
 
     def _day(self, dataset: Dataset, date: dt.date) -> int:
@@ -562,7 +549,7 @@ class PostgresStore(Store):
     def holders(self) -> Dict[Dataset, str]:
         found = self._once(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS, BACK_SECONDS)))
         return {
-            _stored(*names): HELD.format(pid, host, since)
+            dataset_of(*names): HELD.format(pid, host, since)
             for host, where, pid, since, *names in found if not _is_gone(host, where, pid)
         }
 
@@ -602,73 +589,23 @@ class PostgresStore(Store):
                 (site, park.since, park.until, _plain(park.reason)[:500]),
             )
 
-    # -- proofs
-
-    def datasets(self) -> List[Dataset]:
-        found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset ORDER BY 1, 2, 4")
-        return sorted(_stored(*names) for names in found)
+    # -- proofs, each in one transaction
 
     def audit(self, dataset: Dataset) -> List[Flaw]:
-        def look() -> List[Flaw]:
-            found = self._link.rows(
-                "SELECT id FROM gsc_dataset WHERE site = %s AND report = %s AND search_type = %s", _names(dataset)
-            )
-            number = found[0] if found else (0,)
-            flaws = [
-                Flaw("rows", dataset, date, row_words(status, noted, counted))
-                for date, status, noted, counted in self._link.rows(schema.AUDIT_DAYS, number)
-            ]
-
-            def dates(statement: str, *values: Any) -> List[dt.date]:
-                return [date for date, in self._link.rows(statement, (*number, *values))]
-
-            flaws += further_flaws(dataset, "rows", flaws, [
-                (dates(schema.AUDIT_RANKS), "rows are not in order of rank"),
-                (dates(schema.AUDIT_NAMES, "page" in dataset.report.dimensions), NAMELESS),
-            ])
-            flaws += further_flaws(dataset, "staged", [], [
-                (dates(schema.AUDIT_STAGED), "staged slices that belong to nothing"),
-                (dates(schema.AUDIT_ACKNOWLEDGED), "staged rows that are not those acknowledged"),
-            ])
-            if dataset.report.name == "page":
-                stale = self._link.one(schema.AUDIT_LIFETIME, number * 4)
-                if stale:
-                    words = f"lifetime totals of {stale} pages are not their sums"
-                    flaws.append(Flaw("lifetime", dataset, None, words))
-            return flaws
-
-        return self._once(look)
+        return self._once(functools.partial(super().audit, dataset))
 
     def strays(self) -> Dict[str, int]:
-        def count() -> Dict[str, int]:
-            return {words: int(self._link.one(schema.COUNT_STRAYS.format(table=table)))
-                    for table, words in schema.OF_DAYS.items()}
+        return self._once(super().strays)
 
-        return {words: count for words, count in self._once(count).items() if count}
+    # -- statements
 
-    def drop_strays(self) -> None:
-        for table in schema.OF_DAYS:
-            self._link.execute(schema.DROP_STRAYS.format(table=table))
-
-    def mend(self, flaws: Iterable[Flaw]) -> None:
-        flaws = list(flaws)
-        for dataset in stale_lifetimes(flaws):
-            number = self._dataset(dataset)
-            self._link.execute("DELETE FROM gsc_lifetime WHERE dataset = %s", (number,))
-            self._link.execute(schema.REBUILD_LIFETIME, (number,))
-        for flaw in flaws:
-            if flaw.date is None:
-                continue
-            day = self._day(flaw.dataset, flaw.date)
-            if flaw.kind == "staged":
-                self._forget_slices(day)
-            elif flaw.kind == "rows":
-                self._link.execute("UPDATE gsc_day SET status = %s WHERE id = %s", (PROVISIONAL, day))
-
-    def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
         if values:
             statement = statement.replace("%", "%%").replace("?", "%s")
-        found = self._once(lambda: self._link.rows(statement, values))
+        return self._link.execute(statement, values)
+
+    def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
+        found = self._once(lambda: self._execute(statement, values).fetchall())
         return [tuple(map(_portable, row)) for row in found]
 
     def interrupt(self) -> None:
@@ -676,17 +613,9 @@ class PostgresStore(Store):
             self._link.cancel()
 
 
-def _stored(site: str, report: str, dimensions: str, search_type: str) -> Dataset:
-    return Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)
-
-
 def _is_gone(host: str, where: Optional[str], pid: int) -> bool:
     """Whether a process is known to have ended: on this machine, that is."""
     return (host, where) == (_plain(socket.gethostname()), machine()) and is_gone(pid)
-
-
-def _names(dataset: Dataset) -> Tuple[str, str, str]:
-    return dataset.site, dataset.report.name, dataset.search_type
 
 
 def _plain(text: str) -> str:

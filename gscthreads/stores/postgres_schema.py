@@ -173,93 +173,24 @@ ORDER BY page, 3
 
 #: What proves rows: sums of whole numbers, the same in any order (positions and ctrs in units of 2^-20; a ctr that
 #: follows from clicks and impressions is NULL).
-_SUMS = """
+SUMS = """
 SELECT count(*) AS rows, coalesce(sum(clicks), 0) AS clicks, coalesce(sum(impressions), 0) AS impressions,
        coalesce(sum(round(position * 1048576.0))::numeric, 0) AS positions,
        coalesce(sum(round(ctr * 1048576.0))::numeric, 0) AS ctrs
 FROM """
-_SUMS_OF_DAY = f"{_SUMS} gsc_fact WHERE day ="
-_SUMS_OF_SLICE = f"{_SUMS} gsc_stage WHERE (day, start_row) ="
 NOTE_SUMS = f"""
 UPDATE gsc_day d SET clicks = f.clicks, impressions = f.impressions, positions = f.positions, ctrs = f.ctrs
-FROM ({_SUMS_OF_DAY} %s) f WHERE d.id = %s
+FROM ({SUMS} gsc_fact WHERE day = %s) f WHERE d.id = %s
 """
 NOTE_STAGED = f"""
 INSERT INTO gsc_slice
     (day, start_row, received, fetched_on, data_state, kept, clicks, impressions, positions, ctrs)
-SELECT %s, %s, %s, %s, %s, f.* FROM ({_SUMS_OF_SLICE} (%s, %s)) f
+SELECT %s, %s, %s, %s, %s, f.* FROM ({SUMS} gsc_stage WHERE (day, start_row) = (%s, %s)) f
 ON CONFLICT (day, start_row) DO UPDATE SET
     received = excluded.received, fetched_on = excluded.fetched_on, data_state = excluded.data_state,
     kept = excluded.kept, clicks = excluded.clicks, impressions = excluded.impressions,
     positions = excluded.positions, ctrs = excluded.ctrs
 """
-
-#: Published days whose rows are not those the ledger speaks of, and other days that have rows.
-AUDIT_DAYS = f"""
-SELECT d.date, d.status, d.rows, f.rows FROM gsc_day d, LATERAL ({_SUMS_OF_DAY} d.id) f
-WHERE d.dataset = %s AND CASE
-    WHEN d.status IN ('open', 'failed') THEN f.rows > 0
-    ELSE (f.rows, f.clicks, f.impressions, f.positions, f.ctrs) IS DISTINCT FROM
-         (d.rows, coalesce(d.clicks, f.clicks), coalesce(d.impressions, f.impressions),
-          coalesce(d.positions, f.positions), coalesce(d.ctrs, f.ctrs))
-    END
-ORDER BY d.date
-"""
-
-#: Days of which some page's rows are not numbered 1, 2, 3, ... by clicks, impressions, query (equals in any order).
-AUDIT_RANKS = """
-SELECT DISTINCT d.date FROM gsc_day d JOIN (
-    SELECT day, rank, rank() OVER ranked AS first, count(*) OVER ranked AS last
-    FROM gsc_fact WHERE day IN (SELECT id FROM gsc_day WHERE dataset = %s)
-    WINDOW ranked AS (PARTITION BY day, page ORDER BY clicks DESC, impressions DESC, query)
-) f ON f.day = d.id AND f.rank NOT BETWEEN f.first AND f.last
-ORDER BY d.date
-"""
-
-#: Days with rows of a page or segment that is not there (views leave them out, or show them without a name).  The
-#: second value: whether the report has pages.
-AUDIT_NAMES = """
-SELECT DISTINCT d.date FROM gsc_day d JOIN gsc_fact f ON f.day = d.id
-LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment
-WHERE d.dataset = %s
-AND (CASE WHEN %s THEN p.id IS NULL ELSE f.page <> 0 END OR f.segment <> 0 AND g.id IS NULL)
-ORDER BY d.date
-"""
-
-#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final.
-AUDIT_STAGED = """
-SELECT DISTINCT d.date FROM gsc_day d WHERE d.dataset = %s AND (
-    EXISTS (SELECT 1 FROM gsc_stage t LEFT JOIN gsc_slice a ON a.day = t.day AND a.start_row = t.start_row
-            WHERE t.day = d.id AND (a.day IS NULL OR d.status = 'final'))
-    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND d.status = 'final'))
-ORDER BY d.date
-"""
-
-#: Days with an acknowledged slice whose staged rows are not those that were acknowledged: publishing would certify
-#: them.  Rows that repeat are not kept, so there may be fewer than were received.
-AUDIT_ACKNOWLEDGED = f"""
-SELECT DISTINCT d.date FROM gsc_day d JOIN gsc_slice a ON a.day = d.id,
-    LATERAL ({_SUMS_OF_SLICE} (a.day, a.start_row)) f
-WHERE d.dataset = %s AND (
-    f.rows > a.received OR (f.rows > 0) <> (a.received > 0)
-    OR (f.rows, f.clicks, f.impressions, f.positions, f.ctrs) IS DISTINCT FROM
-       (coalesce(a.kept, f.rows), coalesce(a.clicks, f.clicks), coalesce(a.impressions, f.impressions),
-        coalesce(a.positions, f.positions), coalesce(a.ctrs, f.ctrs)))
-ORDER BY d.date
-"""
-
-#: The tables whose rows belong to a day, and what to call them when it is not in the ledger.
-OF_DAYS = {"gsc_fact": "rows", "gsc_stage": "staged rows", "gsc_slice": "acknowledged slices"}
-
-#: Days that are named in a table and not in the ledger, found from one day to the next by the table's key.
-_STRAY_DAYS = """
-WITH RECURSIVE named (day) AS (
-    SELECT min(day) FROM {table}
-    UNION ALL SELECT (SELECT min(t.day) FROM {table} t WHERE t.day > named.day) FROM named WHERE day IS NOT NULL)
-SELECT day FROM named WHERE day IS NOT NULL AND NOT EXISTS (SELECT 1 FROM gsc_day d WHERE d.id = named.day)
-"""
-COUNT_STRAYS = f"SELECT count(*) FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
-DROP_STRAYS = f"DELETE FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
 
 #: Since when the server is up, also after a crash or a promotion.
 _UP = """
@@ -291,13 +222,13 @@ WHERE r.status = 'running' AND NOT {_SILENT}
 """
 
 #: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
-_WEIGHT = "round(coalesce(f.position * f.impressions, 0) * 1073741824.0)::numeric"
+WEIGHT = "round(coalesce(f.position * f.impressions, 0) * 1073741824.0)::numeric"
 _WEIGHED = "CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END"
 
 #: Lifetime totals: take the day's present rows out (before they are replaced) ...
 LIFETIME_SUBTRACT = f"""
 UPDATE gsc_lifetime l SET
-    clicks = l.clicks - f.clicks, impressions = l.impressions - f.impressions, weight = l.weight - {_WEIGHT},
+    clicks = l.clicks - f.clicks, impressions = l.impressions - f.impressions, weight = l.weight - {WEIGHT},
     weighed = l.weighed - {_WEIGHED}, days_seen = l.days_seen - 1
 FROM gsc_fact f WHERE l.dataset = %s AND f.day = %s AND f.page = l.page AND f.rank = 1
 """
@@ -306,7 +237,7 @@ FROM gsc_fact f WHERE l.dataset = %s AND f.day = %s AND f.page = l.page AND f.ra
 LIFETIME_ADD = f"""
 INSERT INTO gsc_lifetime AS l
     (dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen)
-SELECT %s, page, clicks, impressions, {_WEIGHT}, {_WEIGHED}, %s, %s, 1
+SELECT %s, page, clicks, impressions, {WEIGHT}, {_WEIGHED}, %s, %s, 1
 FROM gsc_fact f WHERE day = %s AND rank = 1
 ON CONFLICT (dataset, page) DO UPDATE SET
     clicks = l.clicks + excluded.clicks, impressions = l.impressions + excluded.impressions,
@@ -330,20 +261,3 @@ UPDATE gsc_lifetime l SET
                       SELECT 1 FROM gsc_fact f WHERE f.day = d.id AND f.page = l.page))
 WHERE dataset = %s AND page = ANY (%s) AND %s IN (first_seen, last_seen)
 """
-
-#: Lifetime totals computed anew from the rows of all published days.
-_LIFETIME_ANEW = f"""
-SELECT d.dataset, f.page, sum(f.clicks) AS clicks, sum(f.impressions) AS impressions,
-       sum({_WEIGHT}) AS weight, sum({_WEIGHED}) AS weighed,
-       min(d.date) AS first_seen, max(d.date) AS last_seen, count(*)::integer AS days_seen
-FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = %s AND f.rank = 1 GROUP BY d.dataset, f.page
-"""
-_LIFETIME_COLUMNS = "dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen"
-AUDIT_LIFETIME = f"""
-SELECT count(DISTINCT page) FROM (
-    (SELECT {_LIFETIME_COLUMNS} FROM gsc_lifetime WHERE dataset = %s EXCEPT {_LIFETIME_ANEW})
-    UNION ALL
-    ({_LIFETIME_ANEW} EXCEPT SELECT {_LIFETIME_COLUMNS} FROM gsc_lifetime WHERE dataset = %s)
-) f
-"""
-REBUILD_LIFETIME = f"INSERT INTO gsc_lifetime ({_LIFETIME_COLUMNS}) {_LIFETIME_ANEW}"

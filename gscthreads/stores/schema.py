@@ -78,61 +78,53 @@ CREATE TABLE gsc_run (
 );
 """
 
-_VIEWS = """
-CREATE VIEW gsc_performance AS
-SELECT s.site, s.report, s.search_type, d.date, p.page, f.query, g.country, g.device, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
-LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment;
-
-CREATE VIEW gsc_page_daily AS
-SELECT s.site, s.search_type, d.date, p.page, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
-JOIN gsc_page p ON p.id = f.page
-WHERE s.report = 'page';
-
-CREATE VIEW gsc_top_queries AS
-SELECT s.site, s.search_type, d.date, p.page, f.rank, f.query, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id AND f.rank <= s.top_queries
-JOIN gsc_page p ON p.id = f.page
-WHERE s.report = 'page_query';
-
-CREATE VIEW gsc_page_lifetime AS
-SELECT s.site, s.search_type, p.page, l.clicks, l.impressions,
+#: What several views have.  As much a part of MIGRATIONS as these: never to be changed.
+_DAYS = "FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id"
+_FACTS = f"{_DAYS} JOIN gsc_fact f ON f.day = d.id"
+_FIGURES = """f.clicks, f.impressions,
+       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position"""
+_PERFORMANCE = f"""
+s.site, s.report, s.search_type, d.date, p.page, f.query, g.country, g.device, {_FIGURES}
+{_FACTS} LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment"""
+_PAGE_DAILY = f"""
+s.site, s.search_type, d.date, p.page, {_FIGURES}
+{_FACTS} JOIN gsc_page p ON p.id = f.page
+WHERE s.report = 'page'"""
+_TOP_QUERIES = f"""
+f.query, {_FIGURES}
+{_FACTS} AND f.rank <= s.top_queries JOIN gsc_page p ON p.id = f.page
+WHERE s.report = 'page_query'"""
+_LIFETIME = """
+s.site, s.search_type, p.page, l.clicks, l.impressions,
        CAST(l.clicks AS REAL) / nullif(l.impressions, 0) AS ctr,
        l.weight / 1073741824.0 / nullif(l.weighed, 0) AS position, l.first_seen, l.last_seen, l.days_seen
-FROM gsc_lifetime l JOIN gsc_dataset s ON s.id = l.dataset JOIN gsc_page p ON p.id = l.page;
+FROM gsc_lifetime l JOIN gsc_dataset s ON s.id = l.dataset JOIN gsc_page p ON p.id = l.page"""
+_RUNS = "days, rows, calls, retries, peak_qpm, seconds, settings"
+_MORE_OF_RUNS = "uptime, restarts, faults, halt_seconds"
 
+_VIEWS = f"""
+CREATE VIEW gsc_performance AS SELECT {_PERFORMANCE};
+CREATE VIEW gsc_page_daily AS SELECT {_PAGE_DAILY};
+CREATE VIEW gsc_top_queries AS SELECT s.site, s.search_type, d.date, p.page, f.rank, {_TOP_QUERIES};
+CREATE VIEW gsc_page_lifetime AS SELECT {_LIFETIME};
 CREATE VIEW gsc_search_appearance AS
-SELECT s.site, s.search_type, d.date, g.appearance AS search_appearance, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
-JOIN gsc_segment g ON g.id = f.segment AND g.appearance IS NOT NULL;
-
+SELECT s.site, s.search_type, d.date, g.appearance AS search_appearance, {_FIGURES}
+{_FACTS} JOIN gsc_segment g ON g.id = f.segment AND g.appearance IS NOT NULL;
 CREATE VIEW gsc_days AS
-SELECT s.site, s.report, s.search_type, d.date, d.status, d.rows, d.calls, d.published_at
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id;
-
-CREATE VIEW gsc_runs AS
-SELECT id AS run_id, started_at, ended_at, status, days, rows, calls, retries, peak_qpm, seconds, settings
-FROM gsc_run;
+SELECT s.site, s.report, s.search_type, d.date, d.status, d.rows, d.calls, d.published_at {_DAYS};
+CREATE VIEW gsc_runs AS SELECT id AS run_id, started_at, ended_at, status, {_RUNS} FROM gsc_run;
 """
 
-_SHARING = """
+_SHARING = f"""
 -- token and beat (seconds of the monotonic clock) show whether the run still lives
 ALTER TABLE gsc_run ADD COLUMN token TEXT NOT NULL DEFAULT '';
 ALTER TABLE gsc_run ADD COLUMN beat REAL NOT NULL DEFAULT 0;
 ALTER TABLE gsc_run ADD COLUMN uptime REAL NOT NULL DEFAULT 1;
 ALTER TABLE gsc_run ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE gsc_run ADD COLUMN faults TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE gsc_run ADD COLUMN faults TEXT NOT NULL DEFAULT '{{}}';
 ALTER TABLE gsc_run ADD COLUMN halt_seconds REAL;
 DROP VIEW gsc_runs;
-CREATE VIEW gsc_runs AS
-SELECT id AS run_id, started_at, ended_at, status, days, rows, calls, retries, peak_qpm, seconds, settings,
-       uptime, restarts, faults, halt_seconds
-FROM gsc_run;
+CREATE VIEW gsc_runs AS SELECT id AS run_id, started_at, ended_at, status, {_RUNS}, {_MORE_OF_RUNS} FROM gsc_run;
 -- which run may write to a dataset
 CREATE TABLE gsc_lease (dataset INTEGER PRIMARY KEY REFERENCES gsc_dataset (id), run INTEGER NOT NULL);
 -- sites whose load quota was spent and that have not answered since
@@ -143,49 +135,22 @@ ALTER TABLE gsc_day ADD COLUMN impressions REAL;
 ALTER TABLE gsc_day ADD COLUMN positions REAL;
 """
 
-_KEYED = """
+_KEY = "f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank"
+
+_KEYED = f"""
 -- the views again with a key of one column, for programs that need one (the Django admin), and the parts of that key by
 -- which a line is found at once; moments as Django writes them to SQLite
-CREATE VIEW gsc_keyed_performance AS
-SELECT f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank,
-       s.site, s.report, s.search_type, d.date, p.page, f.query, g.country, g.device, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
-LEFT JOIN gsc_page p ON p.id = f.page LEFT JOIN gsc_segment g ON g.id = f.segment;
-
-CREATE VIEW gsc_keyed_page_daily AS
-SELECT f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank,
-       s.site, s.search_type, d.date, p.page, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id
-JOIN gsc_page p ON p.id = f.page
-WHERE s.report = 'page';
-
-CREATE VIEW gsc_keyed_top_queries AS
-SELECT f.day || '-' || f.page || '-' || f.rank AS id, f.day AS day_id, f.page AS page_id, f.rank,
-       s.site, s.search_type, d.date, p.page, f.query, f.clicks, f.impressions,
-       coalesce(f.ctr, CAST(f.clicks AS REAL) / f.impressions) AS ctr, f.position
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id JOIN gsc_fact f ON f.day = d.id AND f.rank <= s.top_queries
-JOIN gsc_page p ON p.id = f.page
-WHERE s.report = 'page_query';
-
+CREATE VIEW gsc_keyed_performance AS SELECT {_KEY}, {_PERFORMANCE};
+CREATE VIEW gsc_keyed_page_daily AS SELECT {_KEY}, {_PAGE_DAILY};
+CREATE VIEW gsc_keyed_top_queries AS SELECT {_KEY}, s.site, s.search_type, d.date, p.page, {_TOP_QUERIES};
 CREATE VIEW gsc_keyed_page_lifetime AS
-SELECT l.dataset || '-' || l.page AS id, l.dataset AS dataset_id, l.page AS page_id,
-       s.site, s.search_type, p.page, l.clicks, l.impressions,
-       CAST(l.clicks AS REAL) / nullif(l.impressions, 0) AS ctr,
-       l.weight / 1073741824.0 / nullif(l.weighed, 0) AS position, l.first_seen, l.last_seen, l.days_seen
-FROM gsc_lifetime l JOIN gsc_dataset s ON s.id = l.dataset JOIN gsc_page p ON p.id = l.page;
-
+SELECT l.dataset || '-' || l.page AS id, l.dataset AS dataset_id, l.page AS page_id, {_LIFETIME};
 CREATE VIEW gsc_keyed_days AS
 SELECT d.id, s.site, s.report, s.search_type, d.date, d.status, d.rows, d.calls,
-       replace(replace(d.published_at, 'T', ' '), 'Z', '') AS published_at, d.error
-FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id;
-
+       replace(replace(d.published_at, 'T', ' '), 'Z', '') AS published_at, d.error {_DAYS};
 CREATE VIEW gsc_keyed_runs AS
 SELECT run_id, replace(replace(started_at, 'T', ' '), 'Z', '') AS started_at,
-       replace(replace(ended_at, 'T', ' '), 'Z', '') AS ended_at,
-       status, days, rows, calls, retries, peak_qpm, seconds, settings, uptime, restarts, faults, halt_seconds
-FROM gsc_runs;
+       replace(replace(ended_at, 'T', ' '), 'Z', '') AS ended_at, status, {_RUNS}, {_MORE_OF_RUNS} FROM gsc_runs;
 """
 
 _PROOFS = """
@@ -246,22 +211,21 @@ ORDER BY page
 
 #: What proves rows: sums of whole numbers, the same in any order (positions and ctrs in units of 2^-20; a ctr that
 #: follows from clicks and impressions is NULL).
-_SUMS = """
+SUMS = """
 SELECT count(*) AS rows, total(clicks) AS clicks, total(impressions) AS impressions,
        total(round(coalesce(position, 0) * 1048576.0)) AS positions, total(round(ctr * 1048576.0)) AS ctrs
 FROM """
-_SUMS_OF_DAY = f"{_SUMS} gsc_fact WHERE day ="
-_SUMS_OF_SLICE = f"{_SUMS} gsc_stage WHERE (day, start_row) ="
 NOTE_PUBLISHED = f"""
 UPDATE gsc_day SET
-    (clicks, impressions, positions, ctrs) = (SELECT clicks, impressions, positions, ctrs FROM ({_SUMS_OF_DAY} ?1)),
+    (clicks, impressions, positions, ctrs) = (
+        SELECT clicks, impressions, positions, ctrs FROM ({SUMS} gsc_fact WHERE day = ?1)),
     status = ?2, rows = ?3, calls = ?4, published_at = ?5, error = NULL
 WHERE id = ?1
 """
 NOTE_STAGED = f"""
 INSERT OR REPLACE INTO gsc_slice
     (day, start_row, received, fetched_on, data_state, kept, clicks, impressions, positions, ctrs)
-SELECT ?1, ?2, ?3, ?4, ?5, * FROM ({_SUMS_OF_SLICE} (?1, ?2))
+SELECT ?1, ?2, ?3, ?4, ?5, * FROM ({SUMS} gsc_stage WHERE (day, start_row) = (?1, ?2))
 """
 
 #: Whether a day has rows, and whether anything is staged for it.
@@ -270,97 +234,23 @@ SELECT EXISTS (SELECT 1 FROM gsc_fact WHERE day = ?1),
        EXISTS (SELECT 1 FROM gsc_slice WHERE day = ?1) OR EXISTS (SELECT 1 FROM gsc_stage WHERE day = ?1)
 """
 
-#: Published days whose rows are not those the ledger speaks of, and other days that have rows.
-AUDIT_DAYS = f"""
-SELECT d.date, d.status, d.rows, (SELECT count(*) FROM gsc_fact WHERE day = d.id)
-FROM gsc_day d WHERE d.dataset = ?1 AND CASE
-    WHEN d.status IN ('open', 'failed') THEN EXISTS (SELECT 1 FROM gsc_fact f WHERE f.day = d.id)
-    ELSE NOT EXISTS (
-        SELECT 1 FROM ({_SUMS_OF_DAY} d.id) f WHERE f.rows = d.rows AND f.clicks = coalesce(d.clicks, f.clicks)
-        AND f.impressions = coalesce(d.impressions, f.impressions)
-        AND f.positions = coalesce(d.positions, f.positions) AND f.ctrs = coalesce(d.ctrs, f.ctrs))
-    END
-ORDER BY d.date
-"""
-
-#: Days of which some page's rows are not numbered 1, 2, 3, ... by clicks, impressions, query (equals in any order).
-AUDIT_RANKS = """
-SELECT DISTINCT d.date FROM gsc_day d JOIN (
-    SELECT day, rank, rank() OVER ranked AS first, count(*) OVER ranked AS last
-    FROM gsc_fact WHERE day IN (SELECT id FROM gsc_day WHERE dataset = ?1)
-    WINDOW ranked AS (PARTITION BY day, page ORDER BY clicks DESC, impressions DESC, query)
-) f ON f.day = d.id AND f.rank NOT BETWEEN f.first AND f.last
-ORDER BY d.date
-"""
-
-#: Days with rows of a page or segment that is not there (views leave them out, or show them without a name).
-#: ?2: whether the report has pages.
-AUDIT_NAMES = """
-SELECT d.date FROM gsc_day d WHERE d.dataset = ?1 AND EXISTS (
-    SELECT 1 FROM gsc_fact f WHERE f.day = d.id AND (
-        CASE WHEN ?2 THEN NOT EXISTS (SELECT 1 FROM gsc_page p WHERE p.id = f.page) ELSE f.page <> 0 END
-        OR f.segment <> 0 AND NOT EXISTS (SELECT 1 FROM gsc_segment g WHERE g.id = f.segment)))
-ORDER BY d.date
-"""
-
-#: Days with staged slices that are not acknowledged, or acknowledged ones of days that are final.
-AUDIT_STAGED = """
-SELECT DISTINCT d.date FROM gsc_day d WHERE d.dataset = ?1 AND (
-    EXISTS (SELECT 1 FROM gsc_stage t LEFT JOIN gsc_slice a ON a.day = t.day AND a.start_row = t.start_row
-            WHERE t.day = d.id AND (a.day IS NULL OR d.status = 'final'))
-    OR EXISTS (SELECT 1 FROM gsc_slice a WHERE a.day = d.id AND d.status = 'final'))
-ORDER BY d.date
-"""
-
-#: Days with an acknowledged slice whose staged rows are not those that were acknowledged: publishing would certify
-#: them.  Rows that repeat are not kept, so there may be fewer than were received.
-AUDIT_ACKNOWLEDGED = f"""
-SELECT DISTINCT d.date FROM gsc_day d JOIN gsc_slice a ON a.day = d.id WHERE d.dataset = ?1 AND NOT EXISTS (
-    SELECT 1 FROM ({_SUMS_OF_SLICE} (a.day, a.start_row)) f
-    WHERE f.rows = coalesce(a.kept, f.rows) AND f.rows <= a.received AND (f.rows > 0) = (a.received > 0)
-    AND f.clicks = coalesce(a.clicks, f.clicks) AND f.impressions = coalesce(a.impressions, f.impressions)
-    AND f.positions = coalesce(a.positions, f.positions) AND f.ctrs = coalesce(a.ctrs, f.ctrs))
-ORDER BY d.date
-"""
-
-
-def without_proofs(statement: str) -> str:
-    """An auditing *statement* for a file that was not written to since _PROOFS came: it has no such sums yet."""
-    return re.sub(r"\b(d\.ctrs|a\.(kept|clicks|impressions|positions|ctrs))\b", "NULL", statement)
-
-
-#: The tables whose rows belong to a day, and what to call them when it is not in the ledger.
-OF_DAYS = {"gsc_fact": "rows", "gsc_stage": "staged rows", "gsc_slice": "acknowledged slices"}
-
-#: Days that are named in a table and not in the ledger, found from one day to the next by the table's key.
-_STRAY_DAYS = """
-WITH RECURSIVE named (day) AS (
-    SELECT min(day) FROM {table}
-    UNION ALL SELECT (SELECT min(t.day) FROM {table} t WHERE t.day > named.day) FROM named WHERE day IS NOT NULL)
-SELECT day FROM named WHERE day IS NOT NULL AND NOT EXISTS (SELECT 1 FROM gsc_day d WHERE d.id = named.day)
-"""
-COUNT_STRAYS = f"SELECT count(*) FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
-DROP_STRAYS = f"DELETE FROM {{table}} WHERE day IN ({_STRAY_DAYS})"
-
 #: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
-_WEIGHT = "CAST(round(coalesce(f.position * f.impressions, 0) * 1073741824.0) AS INTEGER)"
+WEIGHT = "CAST(round(coalesce(f.position * f.impressions, 0) * 1073741824.0) AS INTEGER)"
+_WEIGHED = "CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END"
 
 #: Lifetime totals: take the day's present rows out (before they are replaced) ...
 LIFETIME_SUBTRACT = f"""
 UPDATE gsc_lifetime SET (clicks, impressions, weight, weighed, days_seen) = (
     SELECT gsc_lifetime.clicks - f.clicks, gsc_lifetime.impressions - f.impressions,
-           gsc_lifetime.weight - {_WEIGHT},
-           gsc_lifetime.weighed - CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END,
-           gsc_lifetime.days_seen - 1
+           gsc_lifetime.weight - {WEIGHT}, gsc_lifetime.weighed - {_WEIGHED}, gsc_lifetime.days_seen - 1
     FROM gsc_fact f WHERE f.day = ?2 AND f.page = gsc_lifetime.page AND f.rank = 1)
-WHERE dataset = ?1 AND page IN (SELECT page FROM gsc_fact WHERE day = ?2)
+WHERE dataset = ?1 AND page IN (SELECT page FROM gsc_fact WHERE day = ?2 AND rank = 1)
 """
 
 #: ... and add those that have just been written.
 LIFETIME_ADD = f"""
 INSERT INTO gsc_lifetime (dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen)
-SELECT ?1, page, clicks, impressions, {_WEIGHT},
-       CASE WHEN position IS NULL THEN 0 ELSE impressions END, ?3, ?3, 1
+SELECT ?1, page, clicks, impressions, {WEIGHT}, {_WEIGHED}, ?3, ?3, 1
 FROM gsc_fact f WHERE day = ?2
 ON CONFLICT (dataset, page) DO UPDATE SET
     clicks = clicks + excluded.clicks, impressions = impressions + excluded.impressions,
@@ -383,20 +273,3 @@ UPDATE gsc_lifetime SET
                  ORDER BY d.date DESC LIMIT 1)
 WHERE dataset = ? AND page IN (SELECT page FROM temp.gsc_gone) AND ? IN (first_seen, last_seen)
 """
-
-#: Lifetime totals computed anew from the rows of all published days.
-_LIFETIME_ANEW = f"""
-SELECT d.dataset AS dataset, f.page AS page, sum(f.clicks) AS clicks, sum(f.impressions) AS impressions,
-       sum({_WEIGHT}) AS weight, sum(CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END) AS weighed,
-       min(d.date) AS first_seen, max(d.date) AS last_seen, count(*) AS days_seen
-FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = ?1 GROUP BY f.page
-"""
-_LIFETIME_COLUMNS = "dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen"
-AUDIT_LIFETIME = f"""
-SELECT count(DISTINCT page) FROM (
-    SELECT page FROM (SELECT {_LIFETIME_COLUMNS} FROM gsc_lifetime WHERE dataset = ?1 EXCEPT {_LIFETIME_ANEW})
-    UNION ALL
-    SELECT page FROM ({_LIFETIME_ANEW} EXCEPT SELECT {_LIFETIME_COLUMNS} FROM gsc_lifetime WHERE dataset = ?1)
-)
-"""
-REBUILD_LIFETIME = f"INSERT INTO gsc_lifetime ({_LIFETIME_COLUMNS}) {_LIFETIME_ANEW}"
