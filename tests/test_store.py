@@ -432,7 +432,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
 
 
 def test_many_pages_are_remembered_in_bounded_memory(store, monkeypatch):
-    monkeypatch.setattr(f"{type(store).__module__}._REMEMBERED_PAGES", 3)
+    monkeypatch.setattr(f"{type(store).__module__}.REMEMBERED", 3)
     for number in range(4):
         publish(store, PAGE, DAY + dt.timedelta(days=number), pages(a=1, b=2, **{f"c{number}": 3}))
     assert store.read("SELECT count(*) FROM gsc_page") == [(6,)]

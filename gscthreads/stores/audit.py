@@ -5,12 +5,12 @@ Statements have ``?`` for values, and ``{sums}`` and ``{weight}`` for what a dia
 
 from __future__ import annotations
 
-import abc
 import datetime as dt
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
-from ..model import Dataset, Report
-from .base import FAILED, OPEN, PROVISIONAL, Flaw, Store
+from ..model import Dataset
+from .base import FAILED, OPEN, PROVISIONAL, Flaw
+from .sql import SQLStore
 
 #: Published days whose rows are not those the ledger speaks of, and other days that have rows.
 _DAYS = """
@@ -93,30 +93,16 @@ FROM {table} WHERE day IN (
 """
 
 
-class AuditedStore(Store):
-    """A store in SQL, which can be held against itself.  Each dialect says how it runs a statement, and its words."""
+class AuditedStore(SQLStore):
+    """A store in SQL, which can be held against itself.  Each dialect has its words."""
 
     #: ``sums``: selects rows, clicks, impressions, positions and ctrs, which prove the rows of what follows its FROM;
     #: ``weight``: the part of a row of gsc_fact f in gsc_lifetime.weight.
     _words: Mapping[str, str]
 
-    @abc.abstractmethod
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        """Run *statement* inside the present transaction."""
-
     def _ask(self, statement: str, values: Sequence[Any]) -> List[Tuple[Any, ...]]:
         """What an auditing *statement* finds."""
         return self.read(statement.format(**self._words), values)
-
-    def _number(self, dataset: Dataset) -> int:
-        """What stands for *dataset* in the tables, 0 when it was never begun."""
-        found = self.read("SELECT id FROM gsc_dataset WHERE site = ? AND report = ? AND search_type = ?",
-                          names_of(dataset))
-        return int(found[0][0]) if found else 0
-
-    def datasets(self) -> List[Dataset]:
-        found = self.read("SELECT site, report, dimensions, search_type FROM gsc_dataset")
-        return sorted(dataset_of(*names) for names in found)
 
     def audit(self, dataset: Dataset) -> List[Flaw]:
         number = self._number(dataset)
@@ -176,13 +162,3 @@ def _row_words(status: str, noted: int, counted: int) -> str:
     if noted != counted:
         return f"{counted} rows where {noted} were published"
     return "numbers that were not published"
-
-
-def names_of(dataset: Dataset) -> Tuple[str, str, str]:
-    """The columns by which gsc_dataset knows *dataset*."""
-    return dataset.site, dataset.report.name, dataset.search_type
-
-
-def dataset_of(site: str, report: str, dimensions: str, search_type: str) -> Dataset:
-    """The dataset with these columns in gsc_dataset."""
-    return Dataset(site, Report(report, tuple(dimensions.split(",")) if dimensions else ()), search_type)

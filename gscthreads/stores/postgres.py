@@ -22,18 +22,19 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
-from ..errors import ConfigError, LeaseLost, StoreError, StoreLost, StoreMissing
+from ..errors import LeaseLost, StoreError, StoreLost, StoreMissing
 from ..halt import Halt, Halted
 from ..model import Dataset, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import postgres_schema as schema
-from .audit import AuditedStore, dataset_of, names_of
-from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, DayRecord, Flaw, Park, RunFigures
+from .audit import AuditedStore
+from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, Flaw, RunFigures
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
 from .postgres_sync import PostgresLedger, is_gone, lock_key, machine
+from .sql import REMEMBERED, dataset_of, plain
 
 #: Seconds to wait for a server that went away in the middle of a run (it restarts, or fails over), and for locks.
 PATIENCE = 300.0
@@ -47,9 +48,6 @@ _PROMPT, _GRACE, _LEAVE = 0.25, 0.5, 0.7
 
 #: Seconds after which an answer is slow.
 _SLOW = 0.1
-
-#: Most page URLs remembered; about 20 MB.  Beyond it the memory starts anew and ids are looked up again.
-_REMEMBERED_PAGES = 100_000
 
 _OLDEST_SERVER = 120000
 
@@ -72,6 +70,7 @@ class PostgresStore(AuditedStore):
 
     def __init__(self, where: Union[str, Connect], *, schema: str = "", role: str = "",
                  label: str = "Postgres") -> None:
+        super().__init__()
         if isinstance(where, str):
             connect, label, named = connector(where)
             schema = schema or named
@@ -87,11 +86,6 @@ class PostgresStore(AuditedStore):
         self._ended = False  # this transaction ends the run
         self._begun_on = self._known_on = 0  # the connection of this transaction, and the one that gsc_run tells of
         self._closed = threading.Event()
-        self._datasets: Dict[Dataset, int] = {}
-        self._days: Dict[Tuple[Dataset, dt.date], int] = {}
-        self._pages: Dict[str, int] = {}
-        self._segments: Dict[Tuple[str, str, str], int] = {}
-        self._top_queries = 20
 
     @property
     def label(self) -> str:
@@ -183,9 +177,6 @@ class PostgresStore(AuditedStore):
             self._connect, self.label, schema=self._link.schema, role=self._role, statement_timeout=30.0
         ))
 
-    def page_order(self) -> Mapping[str, int]:
-        return self._pages
-
     # -- transactions
 
     def begin(self, halt: Halt) -> None:
@@ -243,7 +234,7 @@ class PostgresStore(AuditedStore):
     def rollback(self) -> None:
         self._link.rollback()
         self._pending = None
-        self._forget_ids()  # may hold ids that were rolled back
+        self._forget_ids()
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """*attempt* until it neither loses the connection nor meets a lock.  Raises Halted (after a halt nothing is
@@ -311,55 +302,6 @@ class PostgresStore(AuditedStore):
             return question()
         finally:
             self._link.rollback()
-
-    def _forget_ids(self) -> None:
-        for memory in (self._datasets, self._days, self._pages, self._segments):
-            memory.clear()
-
-    # -- the ledger
-
-    def prepare(self, datasets: Iterable[Dataset], *, top_queries: int) -> None:
-        self._top_queries = top_queries
-        for dataset in datasets:
-            found = self._link.rows(
-                "SELECT id, dimensions, top_queries FROM gsc_dataset"
-                " WHERE site = %s AND report = %s AND search_type = %s", names_of(dataset)
-            )
-            if not found:
-                continue
-            number, dimensions, ranked = found[0]
-            if dimensions != ",".join(dataset.report.dimensions):
-                raise ConfigError(
-                    f"report {dataset.report.name!r} is stored with dimensions {dimensions};"
-                    f" give {','.join(dataset.report.dimensions)} another name"
-                )
-            if ranked != top_queries:
-                self._link.execute("UPDATE gsc_dataset SET top_queries = %s WHERE id = %s", (top_queries, number))
-
-    def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
-        days: Dict[dt.date, DayRecord] = {}
-        found = self._once(lambda: self._link.rows(
-            "SELECT d.date, d.status, a.start_row, a.received, a.fetched_on, a.data_state"
-            " FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id LEFT JOIN gsc_slice a ON a.day = d.id"
-            " WHERE s.site = %s AND s.report = %s AND s.search_type = %s AND d.date BETWEEN %s AND %s",
-            (*names_of(dataset), start, end),
-        ))
-        for date, status, start_row, received, fetched_on, data_state in found:
-            slices: Dict[int, Acknowledged] = {}
-            record = days.setdefault(date, DayRecord(status, slices))
-            if start_row is not None:
-                record.slices[start_row] = Acknowledged(received, fetched_on, data_state)  # type: ignore[index]
-        return days
-
-    def unstage(self, dataset: Dataset, dates: Iterable[dt.date]) -> None:
-        for date in dates:
-            self._forget_slices(self._day(dataset, date))
-
-    def fail_day(self, dataset: Dataset, date: dt.date, error: str) -> None:
-        self._link.execute(
-            "UPDATE gsc_day SET status = CASE WHEN status = %s THEN %s ELSE status END, error = %s WHERE id = %s",
-            (OPEN, FAILED, _plain(error)[:500], self._day(dataset, date)),
-        )
 
     # -- rows
 
@@ -436,7 +378,7 @@ class PostgresStore(AuditedStore):
 
     def _page_ids(self, pages: Sequence[str]) -> List[int]:
         known = self._pages
-        if len(known) + len(pages) > _REMEMBERED_PAGES:
+        if len(known) + len(pages) > REMEMBERED:
             known.clear()
         missing = [page for page in pages if page not in known]
         if missing:
@@ -451,30 +393,20 @@ class PostgresStore(AuditedStore):
         places, ids = self._link.rows(
             "SELECT array_agg(w.place::integer), array_agg(p.id)"
             " FROM unnest(%s::text[]) WITH ORDINALITY AS w (page, place) JOIN gsc_page p ON p.page = w.page",
-            ([_plain(page) for page in pages],),
+            ([plain(page) for page in pages],),
         )[0]
         self._pages.update((pages[place - 1], number) for place, number in zip(places or (), ids or ()))
 
     def _add_pages(self, pages: List[str]) -> None:
         first = int(self._link.one("SELECT coalesce(max(id), 0) + 1 FROM gsc_page"))
-        plain: Dict[str, int] = {}  # two pages that differ by what Postgres can't store are one there
+        by_text: Dict[str, int] = {}  # two pages that differ by what Postgres can't store are one there
         for page in pages:
-            self._pages[page] = plain.setdefault(_plain(page), first + len(plain))
-        lines = "".join(f"{number}\t{text}\n" for text, number in zip(texts(list(plain)), plain.values()))
+            self._pages[page] = by_text.setdefault(plain(page), first + len(by_text))
+        lines = "".join(f"{number}\t{text}\n" for text, number in zip(texts(list(by_text)), by_text.values()))
         self._link.copy("COPY gsc_page (id, page) FROM STDIN", io.BytesIO(lines.encode("utf-8")))
 
-    def _segment_column(self, rows: Rows) -> Optional[List[int]]:
-        """The segment of each row, None where no report has any; a dimension the report lacks is NULL in the table."""
-        if rows.country is rows.device is rows.appearance is None:
-            return None
-        if len(self._segments) > _REMEMBERED_PAGES:
-            self._segments.clear()
-        columns = [column or [""] * rows.kept for column in (rows.country, rows.device, rows.appearance)]
-        for segment in set(zip(*columns)) - self._segments.keys():
-            self._segments[segment] = self._segment([_plain(text) for text in segment])
-        return [self._segments[segment] for segment in zip(*columns)]
-
-    def _segment(self, values: List[str]) -> int:
+    def _segment(self, texts: Sequence[str]) -> int:
+        values = list(map(plain, texts))
         question = (
             "SELECT id FROM gsc_segment WHERE coalesce(country, '') = %s AND coalesce(device, '') = %s"
             " AND coalesce(appearance, '') = %s"
@@ -488,19 +420,6 @@ class PostgresStore(AuditedStore):
                 [value or None for value in values],
             )
         return int(found[0][0])
-
-    def _dataset(self, dataset: Dataset) -> int:
-        number = self._datasets.get(dataset)
-        if number is None:
-            find = "SELECT id FROM gsc_dataset WHERE site = %s AND report = %s AND search_type = %s"
-            if not self._link.rows(find, names_of(dataset)):
-                self._link.execute(
-                    "INSERT INTO gsc_dataset (site, report, search_type, dimensions, top_queries)"
-                    " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                    (*names_of(dataset), ",".join(dataset.report.dimensions), self._top_queries),
-                )
-            number = self._datasets[dataset] = int(self._link.one(find, names_of(dataset)))
-        return number
 
     def _day(self, dataset: Dataset, date: dt.date) -> int:
         number = self._days.get((dataset, date))
@@ -522,7 +441,7 @@ class PostgresStore(AuditedStore):
         run = int(self._link.one(
             "INSERT INTO gsc_run (started_at, status, settings, host, machine, pid, beat, backend_pid, backend_start)"
             " VALUES (clock_timestamp(), 'running', %s, %s, %s, %s, clock_timestamp(), %s, %s) RETURNING id",
-            (settings, _plain(socket.gethostname()), machine(), os.getpid(), *self._link.backend()),
+            (settings, plain(socket.gethostname()), machine(), os.getpid(), *self._link.backend()),
         ))
         self._pending = _Transaction(run, 0)
         return run
@@ -577,18 +496,6 @@ class PostgresStore(AuditedStore):
             self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run_id,))
             self._ended = True
 
-    def parks(self) -> Dict[str, Park]:
-        found = self._once(lambda: self._link.rows("SELECT site, since, until, reason FROM gsc_park"))
-        return {site: Park(_utc(since), _utc(until), reason) for site, since, until, reason in found}
-
-    def park(self, site: str, park: Optional[Park]) -> None:
-        self._link.execute("DELETE FROM gsc_park WHERE site = %s", (site,))
-        if park is not None:
-            self._link.execute(
-                "INSERT INTO gsc_park (site, since, until, reason) VALUES (%s, %s, %s, %s)",
-                (site, park.since, park.until, _plain(park.reason)[:500]),
-            )
-
     # -- proofs, each in one transaction
 
     def audit(self, dataset: Dataset) -> List[Flaw]:
@@ -615,12 +522,7 @@ class PostgresStore(AuditedStore):
 
 def _is_gone(host: str, where: Optional[str], pid: int) -> bool:
     """Whether a process is known to have ended: on this machine, that is."""
-    return (host, where) == (_plain(socket.gethostname()), machine()) and is_gone(pid)
-
-
-def _plain(text: str) -> str:
-    """*text* as Postgres can store it (postgres_link.texts)."""
-    return text.replace("\0", "\ufffd")
+    return (host, where) == (plain(socket.gethostname()), machine()) and is_gone(pid)
 
 
 def _merged(rows: Rows, ids: Sequence[int]) -> Tuple[Rows, List[int]]:

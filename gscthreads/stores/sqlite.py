@@ -10,16 +10,17 @@ import re
 import socket
 import sqlite3
 import time
-from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import ConfigError, LeaseLost, StoreError, StoreLocked, StoreMissing
+from ..errors import LeaseLost, StoreError, StoreLocked, StoreMissing
 from ..halt import Halt, Halted
 from ..model import Dataset, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import schema
-from .audit import AuditedStore, dataset_of, names_of
-from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, DayRecord, Park, RunFigures
+from .audit import AuditedStore
+from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, RunFigures
 from .layout import laid_out
+from .sql import REMEMBERED, dataset_of, stamp
 from .sqlite_sync import RunLock, SyncFile, explained, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
@@ -27,9 +28,6 @@ PATIENCE = 60.0
 
 #: Window functions (3.25), upsert (3.24), row values (3.15).
 _OLDEST_SQLITE = (3, 25, 0)
-
-#: Most page URLs remembered; about 20 MB.  Beyond it the memory starts anew and ids are looked up again.
-_REMEMBERED_PAGES = 100_000
 
 
 class SQLiteStore(AuditedStore):
@@ -42,6 +40,7 @@ class SQLiteStore(AuditedStore):
     _words = {"sums": schema.SUMS, "weight": schema.WEIGHT}
 
     def __init__(self, path: str, *, shared: bool = False) -> None:
+        super().__init__()
         self.path = path
         self.shared = shared
         self.created = False
@@ -50,11 +49,6 @@ class SQLiteStore(AuditedStore):
         self._run_lock: Optional[RunLock] = None
         self._run_id: Optional[int] = None
         self._db: Optional[sqlite3.Connection] = None
-        self._datasets: Dict[Dataset, int] = {}
-        self._days: Dict[Tuple[Dataset, dt.date], int] = {}
-        self._pages: Dict[str, int] = {}
-        self._segments: Dict[Tuple[str, str, str], int] = {}
-        self._top_queries = 20
 
     # -- open and close
 
@@ -113,9 +107,6 @@ class SQLiteStore(AuditedStore):
 
     def quota_ledger(self) -> QuotaLedger:
         return SyncFile(self.path)
-
-    def page_order(self) -> Mapping[str, int]:
-        return self._pages
 
     def _check_path(self, *, writing: bool) -> None:
         existed = os.path.exists(self.path) and os.path.getsize(self.path) > 0
@@ -201,60 +192,7 @@ class SQLiteStore(AuditedStore):
     def rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error, StoreError):
             self._connection().execute("ROLLBACK")
-        for memory in (self._datasets, self._days, self._pages, self._segments):
-            memory.clear()  # may hold ids that were rolled back
-
-    # -- the ledger
-
-    def prepare(self, datasets: Iterable[Dataset], *, top_queries: int) -> None:
-        self._top_queries = top_queries
-        with self._errors():
-            for dataset in datasets:
-                row = self._connection().execute(
-                    "SELECT id, dimensions, top_queries FROM gsc_dataset"
-                    " WHERE site = ? AND report = ? AND search_type = ?",
-                    names_of(dataset),
-                ).fetchone()
-                if row is None:
-                    continue
-                if row[1] != ",".join(dataset.report.dimensions):
-                    raise ConfigError(
-                        f"report {dataset.report.name!r} is stored with dimensions {row[1]};"
-                        f" give {','.join(dataset.report.dimensions)} another name"
-                    )
-                if row[2] != top_queries:
-                    self._connection().execute(
-                        "UPDATE gsc_dataset SET top_queries = ? WHERE id = ?", (top_queries, row[0])
-                    )
-
-    def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
-        days: Dict[dt.date, DayRecord] = {}
-        with self._errors():
-            found = self._connection().execute(
-                "SELECT d.date, d.status, a.start_row, a.received, a.fetched_on, a.data_state"
-                " FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id LEFT JOIN gsc_slice a ON a.day = d.id"
-                " WHERE s.site = ? AND s.report = ? AND s.search_type = ? AND d.date BETWEEN ? AND ?",
-                (*names_of(dataset), start.isoformat(), end.isoformat()),
-            )
-            for date, status, start_row, received, fetched_on, data_state in found:
-                slices: Dict[int, Acknowledged] = {}
-                record = days.setdefault(dt.date.fromisoformat(date), DayRecord(status, slices))
-                if start_row is not None:
-                    acknowledged = Acknowledged(received, dt.date.fromisoformat(fetched_on), data_state)
-                    record.slices[start_row] = acknowledged  # type: ignore[index]
-        return days
-
-    def unstage(self, dataset: Dataset, dates: Iterable[dt.date]) -> None:
-        with self._errors():
-            for date in dates:
-                self._forget_slices(self._day(dataset, date))
-
-    def fail_day(self, dataset: Dataset, date: dt.date, error: str) -> None:
-        with self._errors():
-            self._connection().execute(
-                "UPDATE gsc_day SET status = CASE WHEN status = ? THEN ? ELSE status END, error = ? WHERE id = ?",
-                (OPEN, FAILED, error[:500], self._day(dataset, date)),
-            )
+        self._forget_ids()
 
     # -- rows
 
@@ -308,8 +246,8 @@ class SQLiteStore(AuditedStore):
             database.execute(schema.LIFETIME_REDATE, (number, date.isoformat()))
 
     def _forget_slices(self, day: int) -> None:
-        self._connection().execute("DELETE FROM gsc_stage WHERE day = ?", (day,))
-        self._connection().execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
+        self._execute("DELETE FROM gsc_stage WHERE day = ?", (day,))
+        self._execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
 
     def _columns(self, dataset: Dataset, rows: Rows) -> List[_Column]:
         """page, rank, query, segment, clicks, impressions, ctr and position of *rows*, in the order of gsc_fact's key:
@@ -348,7 +286,7 @@ class SQLiteStore(AuditedStore):
 
     def _page_ids(self, pages: Sequence[str]) -> List[int]:
         known = self._pages
-        if len(known) + len(pages) > _REMEMBERED_PAGES:
+        if len(known) + len(pages) > REMEMBERED:
             known.clear()
         missing = [page for page, number in zip(pages, map(known.get, pages)) if number is None]
         if missing:
@@ -369,47 +307,21 @@ class SQLiteStore(AuditedStore):
             known.update(zip(new, fresh))
         return list(map(known.__getitem__, pages))
 
-    def _segment_column(self, rows: Rows) -> Optional[List[int]]:
-        """The segment of each row, None where no report has any; a dimension the report lacks is NULL in the table."""
-        if rows.country is rows.device is rows.appearance is None:
-            return None
-        database = self._connection()
-        if len(self._segments) > _REMEMBERED_PAGES:
-            self._segments.clear()
-        texts = [column or [""] * rows.kept for column in (rows.country, rows.device, rows.appearance)]
-        for segment in set(zip(*texts)):
-            if segment in self._segments:
-                continue
-            values = [text or None for text in segment]
-            found = database.execute(
-                "SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values
-            ).fetchone()
-            if found is None:
-                insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
-                found = (database.execute(insert, values).lastrowid,)
-            self._segments[segment] = found[0]
-        return [self._segments[segment] for segment in zip(*texts)]
-
-    def _dataset(self, dataset: Dataset) -> int:
-        number = self._datasets.get(dataset)
-        if number is None:
-            database = self._connection()
-            names = names_of(dataset)
-            database.execute(
-                "INSERT OR IGNORE INTO gsc_dataset (site, report, search_type, dimensions, top_queries)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (*names, ",".join(dataset.report.dimensions), self._top_queries),
-            )
-            number = self._datasets[dataset] = int(
-                self._one("SELECT id FROM gsc_dataset WHERE site = ? AND report = ? AND search_type = ?", names)
-            )
-        return number
+    def _segment(self, texts: Sequence[str]) -> int:
+        values = [text or None for text in texts]
+        found = self._execute(
+            "SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values
+        ).fetchone()
+        if found is None:
+            insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
+            found = (self._execute(insert, values).lastrowid,)
+        return int(found[0])
 
     def _day(self, dataset: Dataset, date: dt.date) -> int:
         number = self._days.get((dataset, date))
         if number is None:
             place = (self._dataset(dataset), date.isoformat())
-            inserted = self._connection().execute(
+            inserted = self._execute(
                 "INSERT OR IGNORE INTO gsc_day (dataset, date, status) VALUES (?, ?, 'open')", place
             )
             if inserted.rowcount:
@@ -495,20 +407,6 @@ class SQLiteStore(AuditedStore):
                 self._connection().execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
                 self._run_id = None
 
-    def parks(self) -> Dict[str, Park]:
-        with self._errors():
-            found = self._connection().execute("SELECT site, since, until, reason FROM gsc_park").fetchall()
-        return {site: Park(_moment(since), _moment(until), reason) for site, since, until, reason in found}
-
-    def park(self, site: str, park: Optional[Park]) -> None:
-        with self._errors():
-            self._connection().execute("DELETE FROM gsc_park WHERE site = ?", (site,))
-            if park is not None:
-                self._connection().execute(
-                    "INSERT INTO gsc_park (site, since, until, reason) VALUES (?, ?, ?, ?)",
-                    (site, _stamp(park.since), _stamp(park.until), park.reason[:500]),
-                )
-
     # -- statements
 
     def _ask(self, statement: str, values: Sequence[Any]) -> List[Tuple[Any, ...]]:
@@ -523,7 +421,7 @@ class SQLiteStore(AuditedStore):
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         with self._errors():
-            return self._connection().execute(statement, values).fetchall()
+            return self._execute(statement, values).fetchall()
 
     def interrupt(self) -> None:
         database = self._db
@@ -539,7 +437,8 @@ class SQLiteStore(AuditedStore):
         return self._db
 
     def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        return self._connection().execute(statement, values).fetchone()[0]
+        with self._errors():
+            return self._execute(statement, values).fetchone()[0]
 
     def _errors(self) -> ContextManager[None]:
         """sqlite3's errors as ours, saying what to do."""
@@ -590,12 +489,4 @@ def _find_pages(room: int) -> str:
 
 
 def _now() -> str:
-    return _stamp(dt.datetime.now(dt.timezone.utc))
-
-
-def _stamp(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _moment(stamp: str) -> dt.datetime:
-    return dt.datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
+    return stamp(dt.datetime.now(dt.timezone.utc))
