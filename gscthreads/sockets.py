@@ -83,6 +83,10 @@ class SocketRegistry:
         self._guards: "weakref.WeakSet[_Guard]" = weakref.WeakSet()
         self._watches: "set[Watch]" = set()
 
+    @property
+    def aborted(self) -> bool:
+        return self._aborted
+
     def abort(self) -> None:
         """Shut all sockets now, and let every later connect or request fail at once.  Idempotent, never blocks."""
         with self._lock:

@@ -293,7 +293,7 @@ class WallClock:
 def wall_clock(clock: WallClock) -> Iterator[None]:
     stores = gscthreads.stores.sqlite
     real, time.time, now = time.time, clock.time, stores._now
-    stores._now = lambda: stores._stamp(dt.datetime.fromtimestamp(clock.time(), dt.timezone.utc))
+    stores._now = lambda: stores.stamp(dt.datetime.fromtimestamp(clock.time(), dt.timezone.utc))
     try:
         yield
     finally:
