@@ -243,7 +243,7 @@ class Coordinator:
         self._keep_leases()
         self._lease()
         open_days = sum(plan.open_days for plan in self.plan.datasets.values())
-        self._tally.counters.put(in_flight=self.plan.totals()[2], open_days=open_days)
+        self._tally.counters.put(in_flight=self.plan.in_flight, open_days=open_days)
         self._waiting = self._what_it_waits_for()
         if self.plan.finished and not self._in_flight and not self._awaiting_sites and not self._waits_for_others():
             return self._ask_for_sites()

@@ -397,6 +397,16 @@ class DatasetPlan:
         return -date.toordinal() if self._newest else date.toordinal()
 
 
+def _at_most(limit: int, counts: Iterable[int]) -> int:
+    """The sum of *counts*, or something from *limit* on as soon as it is as much."""
+    total = 0
+    for count in counts:
+        total += count
+        if total >= limit:
+            break
+    return total
+
+
 class Plan:
     """All datasets of a run: what to lease next, and what an outcome means."""
 
@@ -424,6 +434,11 @@ class Plan:
         return self._gates.setdefault(site, Gate())
 
     @property
+    def in_flight(self) -> int:
+        """Slices under way."""
+        return sum(gate.in_flight for gate in self._gates.values())
+
+    @property
     def finished(self) -> bool:
         return not any(plan.unfinished for plan in self.datasets.values())
 
@@ -440,15 +455,20 @@ class Plan:
         *workers*: how many there are; *out*: HTTP batches under way.  *most(site)* is the greatest batch the site may
         have, 0 when it has enough for now.
         """
-        plans = self.datasets.values()
-        available, in_flight = sum(plan.available() for plan in plans), sum(plan.in_flight for plan in plans)
-        owed = sum(plan.owed for plan in plans)
-        if out >= workers and available < owed and available * workers < in_flight:
+        plans = [plan for plan in self.datasets.values() if plan.unfinished]
+        # No batch has more than batch_size: further ones need not be counted, and there may be thousands of datasets.
+        many = 2 * workers * max(self._batch_size, self.in_flight)
+        available = _at_most(many, (plan.available() for plan in plans))
+        owed = _at_most(many, (plan.owed for plan in plans))
+        if out >= workers and available < owed and available * workers < self.in_flight:
             return []  # nobody waits for it, and it will be larger when the days now under way are published
         share = batch_share(available, owed, workers=workers, out=out)
+        sites = {plan.dataset.site for plan in plans}
         for _ in range(len(self._sites)):
             site = self._sites[0]
             self._sites.rotate(-1)
+            if site not in sites:
+                continue
             largest = most(site)
             if largest:
                 # One worker that takes all the quota there is leaves the others waiting for it.
@@ -578,12 +598,3 @@ class Plan:
             for plan in self._of_site[site]:
                 if plan.unfinished:
                     plan.error = plan.error or error
-
-    def totals(self) -> Tuple[int, int, int]:
-        """(days owed at the start, days published, slices in flight)."""
-        plans = list(self.datasets.values())
-        return (
-            sum(plan.owed_days for plan in plans),
-            sum(plan.published for plan in plans),
-            sum(plan.in_flight for plan in plans),
-        )
