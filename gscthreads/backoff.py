@@ -54,14 +54,16 @@ class Breaker:
 
     Batches that were under way together fail together, so one outage counts once however many it hits: a failure
     counts only when its batch was sent after the last one that counted.  Not thread-safe.
+
+    It takes as many failures as a slice has *attempts*, and at least *strikes*.
     """
 
-    def __init__(self, limit: int, backoff: Backoff) -> None:
-        self._limit = limit
+    def __init__(self, attempts: int, backoff: Backoff, *, strikes: int = 1) -> None:
+        self._limit = max(attempts, strikes)
         self._backoff = backoff
         self._health = Health()
         # As long as one slice's tries may take: give a short outage the time to end.
-        self._patience = sum(backoff.delay(number, 1.0) for number in range(1, limit + 1))
+        self._patience = sum(backoff.delay(number, 1.0) for number in range(1, attempts + 1)) * (attempts > 1)
         self._last_strike = float("-inf")
         self.begin_anew()
 
@@ -94,6 +96,6 @@ class Breaker:
             self.paused_until = now + self._backoff.delay(self._strikes - 1, jitter)
         return (
             self._strikes >= self._limit
-            and now - self._first_strike >= self._patience * (self._limit > 1)
+            and now - self._first_strike >= self._patience
             and not self._health.is_chance(self._strikes, own=self._strikes)
         )

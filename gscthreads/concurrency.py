@@ -142,7 +142,7 @@ class Workers:
 
     def __init__(self, fixed: Optional[int], *, most: int, rate: float) -> None:
         self.fixed = fixed
-        self.peak = fixed or 0  #: the most that one site got
+        self.peak = fixed or min(FIRST, most)  #: the most that one site got
         self._most = most
         self._rate = rate
         self._sites: Dict[str, Concurrency] = {}
@@ -150,23 +150,26 @@ class Workers:
 
     def most_now(self) -> int:
         """Workers that one site gets now."""
-        return self.fixed or max((each.workers for each in list(self._sites.values())), default=FIRST)
+        return self.fixed or max((each.workers for each in list(self._sites.values())), default=min(FIRST, self._most))
 
     def at(self, site: str) -> int:
         """Workers that *site* gets now."""
         found = self._sites.get(site)
-        return self.fixed or (FIRST if found is None else found.workers)
+        return self.fixed or (min(FIRST, self._most) if found is None else found.workers)
 
     def answered(self, site: str) -> None:
-        self._notes[site].answered += 1
+        self._noted(site).answered += 1
 
     def refused(self, site: str) -> None:
-        self._notes[site].refused += 1
+        self._noted(site).refused += 1
 
     def ended(self, site: str, slices: int, seconds: float) -> None:
         """An HTTP batch of *slices* took so long."""
-        if self.fixed is None:
-            self._notes[site].ended.append((slices, seconds))
+        self._noted(site).ended.append((slices, seconds))
+
+    def _noted(self, site: str) -> _Notes:
+        """The site's notes; where nobody looks at them, some that nobody keeps."""
+        return self._notes[site] if self.fixed is None else _Notes()
 
     def look(self, now: float, site: str, *, bound: bool) -> None:
         """Draw conclusions from what was noted; *bound*: see ``Seen``.  To be called often, while they are not fixed.

@@ -19,6 +19,7 @@ from . import pacific, sites
 from .backoff import Backoff, Breaker
 from .concurrency import BATCH, MOST, Workers
 from .config import SyncConfig
+from .ending import Ending, dataset_ending, run_ending
 from .errors import (
     ApiError,
     BadRequest,
@@ -41,7 +42,7 @@ from .parking import Parks, next_park
 from .plan import ENDLESS, SOLO_AFTER, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
 from .quota import WINDOW
 from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Store
-from .tally import Ending, Tally, dataset_ending, run_ending
+from .tally import Tally
 from .worker import Batch, BatchEnded, SitesListed
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class Coordinator:
             rate=config.budget / WINDOW if config.rate_limit_enabled else math.inf,
         )
         # Before batches that one slice breaks are taken for a service that is down, it and then a neighbour go alone.
-        self._breaker = Breaker(max(config.max_attempts, SOLO_AFTER + 2), backoff)
+        self._breaker = Breaker(config.max_attempts, backoff, strikes=SOLO_AFTER + 2)
         self._struck: Set[str] = set()  # sites that did not answer an HTTP batch since something was answered
         self._parks = Parks()
         self._held: Dict[Dataset, str] = {}  # datasets that another run syncs -> who
@@ -255,27 +256,28 @@ class Coordinator:
         *halted*: whether a halt came before it was over."""
         self._halted = halted
         result = self._result(error)
-        deadline = self._clock() + DRAIN
+        patient = True  # once more in any case: a connection that broke is found out only by its next use
         while self._run_id is not None:
             try:
                 self._note_end(result)
-            except Halted:  # somebody else writes
-                if self._clock() > deadline:
-                    logger.warning("could not note the end of the run: the store is in use")
+            except Halted as caught:  # somebody else writes, or the server is gone
+                if not patient:
+                    logger.warning("could not note the end of the run: %s", caught.__cause__)
                     break
+                patient = self._clock() < (self._halt.set_at or 0.0) + DRAIN
                 Halt().wait(_AGAIN)
         self._store.close(discard=result.status == FAILED and not self._may_hold_rows)
         return result
 
     def _note_end(self, result: Result) -> None:
         """Tell the store how the run ended, once.  Only Halted is raised: the run's own outcome matters more."""
-        if self._run_id is None:
+        run_id = self._run_id
+        if run_id is None:
             return
+        figures = self._tally.figures(result.status, result.halt_seconds)
         try:
-            try:
-                self._write_end(self._run_id, result)
-            except StoreLost:  # a connection that broke is found out only by its next use
-                self._write_end(self._run_id, result)
+            self._store.rollback()
+            self._transact(lambda: self._store.save_run(run_id, figures, ended=True))
         except Halted:
             raise
         except LeaseLost:
@@ -283,12 +285,6 @@ class Coordinator:
         except Exception:
             logger.warning("could not note the end of the run", exc_info=True)
         self._run_id = None
-
-    def _write_end(self, run_id: int, result: Result) -> None:
-        self._store.rollback()
-        self._store.begin(self._halt)
-        self._store.save_run(run_id, self._tally.figures(result.status, result.halt_seconds), ended=True)
-        self._store.commit()
 
     # -- leasing
 

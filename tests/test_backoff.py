@@ -120,6 +120,8 @@ def test_a_service_that_never_answers_is_given_up_after_the_limit_and_not_before
 
 def test_a_limit_of_one_has_no_patience():
     assert Breaker(1, Backoff(10.0, 60.0)).failed(0.0, 0.0, 1.0)
+    breaker = Breaker(1, Backoff(10.0, 60.0), strikes=3)
+    assert [breaker.failed(now, now, 1.0) for now in (0.0, 0.1, 0.2)] == [False, False, True]
 
 
 def test_pauses_grow_from_the_second_strike_on():

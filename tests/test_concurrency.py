@@ -214,7 +214,7 @@ def test_workers_that_are_fixed_are_the_same_for_all_and_nothing_is_kept():
 
 def test_each_site_finds_its_own_number():
     workers = Workers(None, most=MOST, rate=100.0)
-    assert (workers.at("one"), workers.most_now(), workers.peak) == (FIRST, FIRST, 0)
+    assert (workers.at("one"), workers.most_now(), workers.peak) == (FIRST, FIRST, FIRST)
     for now in range(4):
         workers.look(float(now), "one", bound=False)
         workers.look(float(now), "two", bound=False)
@@ -240,6 +240,7 @@ def test_what_was_noted_counts_once():
 
 def test_no_more_than_the_most():
     workers = Workers(None, most=2, rate=100.0)
+    assert (workers.at("one"), workers.most_now(), workers.peak) == (2, 2, 2)
     for now in range(20):
         workers.look(float(now), "one", bound=False)
         workers.ended("one", 8, 1.0)

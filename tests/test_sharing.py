@@ -19,9 +19,9 @@ import pytest
 import gscthreads
 from gscthreads import pacific, parking
 from gscthreads.client import Client
-from gscthreads.coordinator import Coordinator
-from gscthreads.errors import StoreLocked
-from gscthreads.halt import Halt
+from gscthreads.coordinator import DRAIN, Coordinator
+from gscthreads.errors import StoreLocked, StoreLost
+from gscthreads.halt import Halt, Halted
 from gscthreads.quota import Quota
 from gscthreads.simulator import Simulator, Site
 from gscthreads.stores import open_store
@@ -740,3 +740,50 @@ def test_a_run_that_ends_while_another_writes_waits_for_it_and_notes_its_end(hal
     assert result.status == ("halted" if halted else "complete")
     assert query(path, "SELECT status, days FROM gsc_runs") == [(result.status, result.days)]
     assert query(path, "SELECT count(*) FROM gsc_lease") == [(0,)]
+
+
+def end_in_vain(monkeypatch, error, *, late=False):
+    """From the moment at which a run is over no transaction can begin any more; the list of those that tried to."""
+    tried, note_end = [], Coordinator._note_end
+
+    def begin(store, halt):
+        tried.append(halt.is_set())
+        raise error from StoreLost("the server is gone")
+
+    def note_in_vain(coordinator, result):
+        monkeypatch.setattr(SQLiteStore, "begin", begin)
+        if late:
+            coordinator._clock = lambda: coordinator._halt.set_at + DRAIN
+        return note_end(coordinator, result)
+
+    monkeypatch.setattr(Coordinator, "_note_end", note_in_vain)
+    return tried
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_halted_run_tries_once_more_to_note_its_end_and_not_for_longer_than_a_moment(sim, path, monkeypatch, caplog):
+    tried = end_in_vain(monkeypatch, Halted(), late=True)
+    sim.faults.set("hang", 1.0)
+    with gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path))) as sync:
+        sync.start()
+        while sim.stats()["http_requests"] < 1:
+            threading.Event().wait(0.01)
+        sync.halt("enough")
+        result = sync.wait(timeout=30)
+    assert (result.status, tried) == ("halted", [True, True])
+    assert "could not note the end of the run: the server is gone" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_run_that_is_over_has_the_patience_of_one_transaction_for_noting_it(sim, path, monkeypatch, caplog):
+    tried = end_in_vain(monkeypatch, StoreLost("no answer"))
+    result = run(sim, path, days=3)
+    assert (result.status, result.days, tried) == ("complete", 3, [False])
+    assert "could not note the end of the run" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_run_that_had_nothing_to_do_tells_how_many_workers_there_would_have_been(sim, path):
+    run(sim, path, days=2, max_concurrency="auto")
+    result = run(sim, path, days=2, max_concurrency="auto")
+    assert (result.status, result.calls, result.concurrency) == ("complete", 0, 3)

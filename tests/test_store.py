@@ -564,3 +564,15 @@ def test_who_looks_whether_a_run_lives_is_not_taken_for_it(tmp_path):
         monkeypatch.setattr(sqlite_sync.os, "unlink", unlink_while_another_looks)
         assert not sqlite_sync.is_running(path, run.token)
     assert not os.path.exists(lock_path)
+
+
+def test_what_a_store_remembers_ends_with_its_database(tmp_path):
+    store, dataset = SQLiteStore(str(tmp_path / "search.db")), PAGE
+    for _ in range(2):
+        store.open()
+        store.begin(Halt())
+        store.start_run("{}")
+        assert store.claim([dataset]) == {}
+        store.commit()
+        assert store.datasets() == [dataset]
+        store.close(discard=True)

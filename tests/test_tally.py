@@ -7,12 +7,13 @@ import json
 
 import pytest
 
+from gscthreads.ending import Ending, dataset_ending, run_ending
 from gscthreads.errors import BurstQuota, Denied, LoadQuota, Transient
 from gscthreads.figures import COMPLETE, FAILED, HALTED, PARKED, RUNNING, Counters, DatasetResult
 from gscthreads.model import Dataset, Report, Slice, SliceKey
 from gscthreads.plan import DatasetPlan, OwedDay
 from gscthreads.stores.base import Park
-from gscthreads.tally import Ending, Tally, dataset_ending, run_ending
+from gscthreads.tally import Tally
 
 DATASET = Dataset("sc-domain:one.example", Report("page", ("page",)), "web")
 OTHER = DATASET._replace(search_type="image")

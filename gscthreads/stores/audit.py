@@ -1,6 +1,7 @@
 """What a store in SQL holds against itself, and how that is mended: the same in every dialect.
 
-Statements have ``?`` for values, and ``{sums}`` and ``{weight}`` for what a dialect says in words of its own.
+Statements have ``?`` for values, and ``{sums}`` and ``{weight}`` for what a dialect says in words of its own.  All call
+gsc_day ``d`` and gsc_slice ``a``: old SQLite files lack some of their columns (``SQLiteStore._ask``).
 """
 
 from __future__ import annotations

@@ -405,8 +405,8 @@ class PostgresStore(AuditedStore):
         lines = "".join(f"{number}\t{text}\n" for text, number in zip(texts(list(by_text)), by_text.values()))
         self._link.copy("COPY gsc_page (id, page) FROM STDIN", io.BytesIO(lines.encode("utf-8")))
 
-    def _segment(self, texts: Sequence[str]) -> int:
-        values = list(map(plain, texts))
+    def _segment(self, names: Sequence[str]) -> int:
+        values = list(map(plain, names))
         question = (
             "SELECT id FROM gsc_segment WHERE coalesce(country, '') = %s AND coalesce(device, '') = %s"
             " AND coalesce(appearance, '') = %s"

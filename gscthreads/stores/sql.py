@@ -1,7 +1,7 @@
 """What every store in SQL does alike: the ledger, the sites that are parked, and what it remembers of ids.
 
-Statements have ``?`` for values.  Rows, runs and leases are not here: there each dialect has ways of its own, for speed
-or for safety.
+Statements have ``?`` for values.  How rows are written, and how a run is known to live, is not here: there each dialect
+has ways of its own.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SQLStore(Store):
         """Inside a transaction: a day's staged slices go."""
 
     @abc.abstractmethod
-    def _segment(self, texts: Sequence[str]) -> int:
+    def _segment(self, names: Sequence[str]) -> int:
         """Inside a transaction: what stands for a country, device and appearance; adds it."""
 
     def _number(self, dataset: Dataset) -> int:
@@ -89,7 +89,7 @@ class SQLStore(Store):
         return [self._segments[segment] for segment in zip(*columns)]
 
     def _forget_ids(self) -> None:
-        """They may be those of a transaction that was rolled back."""
+        """They may be those of a transaction that was rolled back, or of another database."""
         for memory in (self._datasets, self._days, self._pages, self._segments):
             memory.clear()
 

@@ -86,6 +86,7 @@ class SQLiteStore(AuditedStore):
             with contextlib.suppress(sqlite3.Error):
                 database.close()
         self._run_id = None
+        self._forget_ids()
         run_lock, self._run_lock = self._run_lock, None
         if run_lock is not None:
             if discard and (self.created or self._sync_created):
@@ -307,8 +308,8 @@ class SQLiteStore(AuditedStore):
             known.update(zip(new, fresh))
         return list(map(known.__getitem__, pages))
 
-    def _segment(self, texts: Sequence[str]) -> int:
-        values = [text or None for text in texts]
+    def _segment(self, names: Sequence[str]) -> int:
+        values = [name or None for name in names]
         found = self._execute(
             "SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values
         ).fetchone()
