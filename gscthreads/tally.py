@@ -59,19 +59,11 @@ class Tally:
 
     def figures(self, status: str, halt_seconds: Optional[float]) -> RunFigures:
         """The run's line in gsc_runs."""
-        counters = self.counters
+        days, rows, calls, retries = self._counts("days", "rows", "calls", "retries")
+        faults = json.dumps(self._faults, sort_keys=True)
         return RunFigures(
-            status,
-            counters["days"],
-            counters["rows"],
-            counters["calls"],
-            counters["retries"],
-            self._peak_qpm(),
-            self._seconds(),
-            self._uptime(),
-            self._restarts,
-            json.dumps(self._faults, sort_keys=True),
-            halt_seconds,
+            status, days, rows, calls, retries, self._peak_qpm(), self._seconds(), self._uptime(), self._restarts,
+            faults, halt_seconds,
         )
 
     def dataset_result(self, dataset: Dataset, ending: Ending) -> DatasetResult:
@@ -87,25 +79,15 @@ class Tally:
         resume_at: str,
     ) -> Result:
         """What was done in all."""
-        counters = self.counters
+        days, rows, calls, batches, retries = self._counts("days", "rows", "calls", "http_batches", "retries")
         return Result(
-            ending.status,
-            counters["days"],
-            counters["rows"],
-            counters["calls"],
-            counters["http_batches"],
-            counters["retries"],
-            self._seconds(),
-            self._peak_qpm(),
-            datasets,
-            ending.reason,
-            self._uptime(),
-            self._restarts,
-            dict(sorted(self._faults.items())),
-            halt_seconds,
-            concurrency,
-            resume_at,
+            ending.status, days, rows, calls, batches, retries, self._seconds(), self._peak_qpm(), datasets,
+            ending.reason, self._uptime(), self._restarts, dict(sorted(self._faults.items())), halt_seconds,
+            concurrency, resume_at,
         )
+
+    def _counts(self, *names: str) -> List[int]:
+        return [self.counters[name] for name in names]
 
     def _seconds(self) -> float:
         return round(self._clock() - self._started, 3)

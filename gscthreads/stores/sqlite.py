@@ -198,53 +198,47 @@ class SQLiteStore(AuditedStore):
     # -- rows
 
     def stage(self, dataset: Dataset, key: SliceKey, rows: Rows, ack: Acknowledged) -> None:
-        with self._errors():
-            day = self._day(dataset, key.date)
-            database = self._connection()
-            database.execute("DELETE FROM gsc_stage WHERE day = ? AND start_row = ?", (day, key.start_row))
-            self._insert(schema.STAGE, (day, key.start_row), self._columns(dataset, rows))
-            database.execute("UPDATE gsc_day SET status = ? WHERE id = ? AND status = ?", (OPEN, day, FAILED))
-            database.execute(
-                schema.NOTE_STAGED, (day, key.start_row, ack.received, ack.fetched_on.isoformat(), ack.data_state)
-            )
+        day = self._day(dataset, key.date)
+        self._execute("DELETE FROM gsc_stage WHERE day = ? AND start_row = ?", (day, key.start_row))
+        self._insert(schema.STAGE, (day, key.start_row), self._columns(dataset, rows))
+        self._execute("UPDATE gsc_day SET status = ? WHERE id = ? AND status = ?", (OPEN, day, FAILED))
+        self._execute(
+            schema.NOTE_STAGED, (day, key.start_row, ack.received, ack.fetched_on.isoformat(), ack.data_state)
+        )
 
     def publish(self, dataset: Dataset, date: dt.date, rows: Optional[Rows], *, status: str, calls: int) -> int:
-        with self._errors():
-            database = self._connection()
-            day = self._day(dataset, date)
-            replaced, staged = database.execute(schema.PRESENT, (day,)).fetchone()
-            if replaced:
-                self._withdraw(dataset, day)
-            if rows is None:
-                count = database.execute(schema.PUBLISH_STAGED, (day,)).rowcount
-            else:
-                count = self._insert(schema.FACTS, (day,), self._columns(dataset, rows))
-            if dataset.report.name == "page":
-                self._add_lifetime(dataset, day, date, replaced=replaced)
-            if staged:
-                self._forget_slices(day)
-            database.execute(schema.NOTE_PUBLISHED, (day, status, count, calls, _now()))
-            return count
+        day = self._day(dataset, date)
+        replaced, staged = self.read(schema.PRESENT, (day,))[0]
+        if replaced:
+            self._withdraw(dataset, day)
+        if rows is None:
+            count = self._execute(schema.PUBLISH_STAGED, (day,)).rowcount
+        else:
+            count = self._insert(schema.FACTS, (day,), self._columns(dataset, rows))
+        if dataset.report.name == "page":
+            self._add_lifetime(dataset, day, date, replaced=replaced)
+        if staged:
+            self._forget_slices(day)
+        self._execute(schema.NOTE_PUBLISHED, (day, status, count, calls, _now()))
+        return count
 
     def _withdraw(self, dataset: Dataset, day: int) -> None:
         """Take a published day's rows out, remembering its pages in gsc_gone for ``_add_lifetime``."""
-        database = self._connection()
         if dataset.report.name == "page":
-            database.execute("DELETE FROM temp.gsc_gone")
-            database.execute("INSERT INTO temp.gsc_gone SELECT page FROM gsc_fact WHERE day = ? AND rank = 1", (day,))
-            database.execute(schema.LIFETIME_SUBTRACT, (self._dataset(dataset), day))
-        database.execute("DELETE FROM gsc_fact WHERE day = ?", (day,))
+            self._execute("DELETE FROM temp.gsc_gone")
+            self._execute("INSERT INTO temp.gsc_gone SELECT page FROM gsc_fact WHERE day = ? AND rank = 1", (day,))
+            self._execute(schema.LIFETIME_SUBTRACT, (self._dataset(dataset), day))
+        self._execute("DELETE FROM gsc_fact WHERE day = ?", (day,))
 
     def _add_lifetime(self, dataset: Dataset, day: int, date: dt.date, *, replaced: bool) -> None:
-        database = self._connection()
         number = self._dataset(dataset)
-        database.execute(schema.LIFETIME_ADD, (number, day, date.isoformat()))
+        self._execute(schema.LIFETIME_ADD, (number, day, date.isoformat()))
         if replaced:
-            database.execute(
+            self._execute(
                 "DELETE FROM temp.gsc_gone WHERE page IN (SELECT page FROM gsc_fact WHERE day = ?)", (day,)
             )
-            database.execute(schema.LIFETIME_DROP, (number,))
-            database.execute(schema.LIFETIME_REDATE, (number, date.isoformat()))
+            self._execute(schema.LIFETIME_DROP, (number,))
+            self._execute(schema.LIFETIME_REDATE, (number, date.isoformat()))
 
     def _forget_slices(self, day: int) -> None:
         self._execute("DELETE FROM gsc_stage WHERE day = ?", (day,))
@@ -278,7 +272,7 @@ class SQLiteStore(AuditedStore):
             for place, column in enumerate(bound, before):
                 values[place : before + width * size : width] = column[start : start + size]
             values[-1] = size
-            self._connection().execute(
+            self._execute(
                 f"INSERT INTO {into} SELECT * FROM (VALUES {','.join([marks] * room)}) LIMIT ?", values
             )
         return count
@@ -294,9 +288,7 @@ class SQLiteStore(AuditedStore):
             for start, size, room in _chunks(len(missing), _MOST_PARAMETERS - 1):
                 chunk = missing[start : start + size]
                 # One line, whatever is found: each further one would let go of the interpreter lock.
-                places, ids = self._connection().execute(
-                    _find_pages(room), [*chunk, *[""] * (room - size), size]
-                ).fetchone()
+                places, ids = self.read(_find_pages(room), [*chunk, *[""] * (room - size), size])[0]
                 if places is not None:
                     found = map(chunk.__getitem__, map(int, places.split(",")))
                     known.update(zip(found, map(int, ids.split(","))))
@@ -310,13 +302,11 @@ class SQLiteStore(AuditedStore):
 
     def _segment(self, names: Sequence[str]) -> int:
         values = [name or None for name in names]
-        found = self._execute(
-            "SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values
-        ).fetchone()
-        if found is None:
-            insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
-            found = (self._execute(insert, values).lastrowid,)
-        return int(found[0])
+        found = self.read("SELECT id FROM gsc_segment WHERE country IS ? AND device IS ? AND appearance IS ?", values)
+        if found:
+            return int(found[0][0])
+        insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
+        return int(self._execute(insert, values).lastrowid or 0)
 
     def _day(self, dataset: Dataset, date: dt.date) -> int:
         number = self._days.get((dataset, date))
@@ -335,35 +325,28 @@ class SQLiteStore(AuditedStore):
     # -- runs
 
     def start_run(self, settings: str) -> int:
-        with self._errors():
-            database = self._connection()
-            running = database.execute("SELECT id, token, beat FROM gsc_run WHERE status = 'running'").fetchall()
-            for number, token, beat in running:
-                self._lives(number, token, beat)
-            inserted = database.execute(
-                "INSERT INTO gsc_run (started_at, status, settings, host, pid, token, beat)"
-                " VALUES (?, 'running', ?, ?, ?, ?, ?)",
-                (_now(), settings, socket.gethostname(), os.getpid(), self._token(), time.monotonic()),
-            )
-            self._run_id = int(inserted.lastrowid or 0)
-            return self._run_id
+        for run in self.read("SELECT id, token, beat FROM gsc_run WHERE status = 'running'"):
+            self._lives(*run)
+        inserted = self._execute(
+            "INSERT INTO gsc_run (started_at, status, settings, host, pid, token, beat)"
+            " VALUES (?, 'running', ?, ?, ?, ?, ?)",
+            (_now(), settings, socket.gethostname(), os.getpid(), self._token(), time.monotonic()),
+        )
+        self._run_id = int(inserted.lastrowid or 0)
+        return self._run_id
 
     def claim(self, datasets: Iterable[Dataset]) -> Dict[Dataset, str]:
         held: Dict[Dataset, str] = {}
-        with self._errors():
-            database = self._connection()
-            for dataset in datasets:
-                number = self._dataset(dataset)
-                holder = database.execute(
-                    "SELECT r.id, r.token, r.beat, r.pid, r.host, r.started_at FROM gsc_lease l"
-                    " JOIN gsc_run r ON r.id = l.run WHERE l.dataset = ? AND r.id <> ?", (number, self._run_id)
-                ).fetchone()
-                if holder is not None and self._lives(*holder[:3]):
-                    held[dataset] = HELD.format(*holder[3:])
-                else:
-                    database.execute(
-                        "INSERT OR REPLACE INTO gsc_lease (dataset, run) VALUES (?, ?)", (number, self._run_id)
-                    )
+        for dataset in datasets:
+            number = self._dataset(dataset)
+            found = self.read(
+                "SELECT r.id, r.token, r.beat, r.pid, r.host, r.started_at FROM gsc_lease l"
+                " JOIN gsc_run r ON r.id = l.run WHERE l.dataset = ? AND r.id <> ?", (number, self._run_id)
+            )
+            if found and self._lives(*found[0][:3]):
+                held[dataset] = HELD.format(*found[0][3:])
+            else:
+                self._execute("INSERT OR REPLACE INTO gsc_lease (dataset, run) VALUES (?, ?)", (number, self._run_id))
         return held
 
     def holders(self) -> Dict[Dataset, str]:
@@ -388,25 +371,25 @@ class SQLiteStore(AuditedStore):
 
     def _lives(self, run_id: int, token: str, beat: float) -> bool:
         """Whether a run that counts as running does; if not, it becomes killed and its leases are free."""
-        if is_running(self.path, token) and time.monotonic() - beat < LEASE_SECONDS:
-            return True
-        self._connection().execute("UPDATE gsc_run SET status = 'killed' WHERE id = ?", (run_id,))
-        self._connection().execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
+        with self._errors():
+            if is_running(self.path, token) and time.monotonic() - beat < LEASE_SECONDS:
+                return True
+        self._execute("UPDATE gsc_run SET status = 'killed' WHERE id = ?", (run_id,))
+        self._execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
         return False
 
     def _token(self) -> str:
         return self._run_lock.token if self._run_lock is not None else ""
 
     def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
-        with self._errors():
-            self._connection().execute(
-                "UPDATE gsc_run SET status = ?, days = ?, rows = ?, calls = ?, retries = ?, peak_qpm = ?, seconds = ?,"
-                " uptime = ?, restarts = ?, faults = ?, halt_seconds = ?, ended_at = ? WHERE id = ?",
-                (*figures, _now() if ended else None, run_id),
-            )
-            if ended:
-                self._connection().execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
-                self._run_id = None
+        self._execute(
+            "UPDATE gsc_run SET status = ?, days = ?, rows = ?, calls = ?, retries = ?, peak_qpm = ?, seconds = ?,"
+            " uptime = ?, restarts = ?, faults = ?, halt_seconds = ?, ended_at = ? WHERE id = ?",
+            (*figures, _now() if ended else None, run_id),
+        )
+        if ended:
+            self._execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
+            self._run_id = None
 
     # -- statements
 
@@ -438,8 +421,7 @@ class SQLiteStore(AuditedStore):
         return self._db
 
     def _one(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        with self._errors():
-            return self._execute(statement, values).fetchone()[0]
+        return self.read(statement, values)[0][0]
 
     def _errors(self) -> ContextManager[None]:
         """sqlite3's errors as ours, saying what to do."""
