@@ -235,6 +235,34 @@ def test_retry_after_holds_the_whole_site_and_no_other_and_then_one_slice_asks(e
     assert len(lease(plan)) > 1
 
 
+def test_nothing_of_a_closed_site_is_due_before_it_opens():
+    plan = make(days=2)
+    first, second = lease(plan)
+    fail(plan, first, Transient("x"), now=100.0)
+    assert plan.next_due() == 101.0
+    fail(plan, second, BurstQuota("QPS", retry_after=30.0), now=100.0)
+    assert plan.next_due() == 130.0
+    plan.wake(130.0)
+    assert plan.next_due() is None and len(lease(plan)) == 1
+
+
+def test_a_parked_site_that_is_waited_for_goes_on_at_its_time_with_one_slice():
+    plan = make(PAGE, QUERY, OTHER, days=1, max_attempts=9)
+    slice_, _ = lease(plan)
+    assert fail(plan, slice_, LoadQuota("load")) is Verdict.PARKED
+    assert all(each.resting for each in plan.of_site(PAGE.site)) and plan.next_due() is None
+    plan.pause_site(PAGE.site, 900.0)
+    assert all(each.resting for each in plan.of_site(PAGE.site)) and not plan.datasets[PAGE].stopped
+    plan.datasets[QUERY].release(SliceKey(day(0), 0))
+    assert {each.dataset for each in lease(plan)} == {OTHER} and plan.next_due() == 900.0
+    plan.wake(899.9)
+    assert plan.available(PAGE.site) == 0 and lease(plan) == []
+    plan.wake(900.0)
+    assert not any(each.resting for each in plan.of_site(PAGE.site))
+    (probe,) = lease(plan)
+    assert probe.dataset.site == PAGE.site and lease(plan) == []
+
+
 def test_a_slice_that_is_told_to_wait_while_others_get_through_waits_alone():
     plan = make(days=200, batch_size=4)
     for _ in range(10):
@@ -448,6 +476,15 @@ def test_resumed_days_come_before_new_ones_and_go_on_where_they_stopped():
     assert plan.datasets[PAGE].calls(day(2)) == 2 and plan.datasets[PAGE].calls(day(1)) == 0
 
 
+def test_the_calls_of_a_day_are_counted_until_it_is_whole():
+    plan, counted = make(days=1), []
+    for received in (25_000, 25_000, 7):
+        (slice_,) = lease(plan)
+        counted.append(plan.datasets[PAGE].calls(DAY))
+        finish(plan, slice_, received)
+    assert counted == [0, 1, 2] and plan.datasets[PAGE].calls(DAY) == 0
+
+
 def test_a_batch_is_as_large_as_batch_size_share_and_site_allow():
     assert len(lease(make(days=9, batch_size=4))) == 4
     assert len(lease(make(days=9), most=2)) == 2
@@ -643,6 +680,20 @@ def test_where_half_of_all_answers_are_broken_a_run_of_failures_is_no_reason_to_
     assert 3 < len(verdicts) <= 30  # 0.5 ** 17 < 1e-5, and never more than ten times its share
 
 
+def test_even_where_hardly_anything_works_a_slice_has_no_more_than_ten_times_its_share():
+    plan = make(days=1, max_attempts=3)
+    plan.health.answered()
+    for number in range(1000):
+        plan.health.failed()
+    (slice_,) = lease(plan)
+    verdicts = []
+    while not plan.finished:
+        verdicts.append(fail(plan, slice_, Transient("x")))
+        plan.wake(1e9)
+        lease(plan)
+    assert verdicts == [Verdict.RETRY] * 29 + [Verdict.DAY_FAILED]
+
+
 def test_a_refused_http_batch_is_no_verdict_on_its_slices():
     plan = make(days=2, max_attempts=3)
     for slice_ in lease(plan):
@@ -651,6 +702,14 @@ def test_a_refused_http_batch_is_no_verdict_on_its_slices():
     (first,) = lease(plan)
     assert fail(plan, first, BadRequest("unknown dimension", status=400)) is Verdict.DATASET_FAILED
     assert plan.datasets[PAGE].error.status == 400
+
+
+def test_a_refused_http_batch_leaves_each_slice_its_one_attempt():
+    plan = make(days=2, max_attempts=1)
+    for slice_ in lease(plan):
+        assert fail(plan, slice_, BadRequest("too large", status=413), alone=False) is Verdict.RETRY
+    plan.wake(1e9)
+    assert [len(lease(plan)) for _ in range(3)] == [1, 1, 0]
 
 
 def test_the_first_cause_stays():
