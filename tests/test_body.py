@@ -102,6 +102,7 @@ def test_every_truncation_is_noticed():
     [
         ("gzip", b"<html>not gzip"),
         ("gzip", gzip.compress(DATA) + b"rubbish"),
+        ("gzip", zlib.compress(DATA)),
         ("gzip", gzip.compress(DATA)[:-8] + bytes(8)),
         ("gzip", b""),
         ("deflate", b"\xff\xff\xff\xff"),
@@ -229,7 +230,36 @@ def test_refusals_are_read_and_bounded():
     assert isinstance(error, BadRequest)
     assert str(error) == "the server redirects to evil.example:8; redirects are not followed [302 redirect]"
     assert "another path" in str(read_refusal(respond([], {"Location": "//[bad"}, status=307)))
+    reasons = {status: read_refusal(respond([b"no"], status=status)).reason for status in (299, 300, 399, 400)}
+    assert reasons == {299: "", 300: "redirect", 399: "redirect", 400: ""}
     assert type(classify(204, b"", {})) is Transient
+
+
+def reset():
+    return ConnectionResetError(104, "Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    "fault, expected, reason, words",
+    [
+        (requests.exceptions.ConnectTimeout("x"), Transient, "unreachable", "can't reach h:1: ConnectTimeout"),
+        (requests.exceptions.ConnectionError(urllib3.exceptions.NewConnectionError(None, "x")), Transient,
+         "unreachable", "can't reach h:1: NewConnectionError"),
+        (requests.exceptions.ProxyError(reset()), Transient, "unreachable",
+         "can't reach h:1 through the proxy: connection reset by peer"),
+        (requests.exceptions.SSLError(ssl.SSLError(1, "[SSL] record layer failure")), Transient, "unreachable",
+         "can't reach h:1: TLS: failed"),
+        (requests.exceptions.ReadTimeout(urllib3.exceptions.ReadTimeoutError(None, "/", "x")), Transient, "timeout",
+         "no answer from h:1 within 5 s"),
+        (requests.exceptions.ConnectionError(urllib3.exceptions.ProtocolError("x", reset())), Transient, "broken",
+         "the connection to h:1 broke: connection reset by peer"),
+        (OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /x"), BadRequest, "certificate",
+         "no CA certificates: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file"),
+    ],
+)
+def test_what_became_of_a_request_that_got_no_answer(fault, expected, reason, words):
+    error = send_fault(fault, "h:1", 5, foreign=False)
+    assert (type(error), error.reason, error.message, error.__cause__) == (expected, reason, words, fault)
 
 
 def test_send_faults_hold_no_secrets():
@@ -246,7 +276,10 @@ def test_send_faults_of_a_users_session():
     class TransportError(Exception):
         pass
 
-    assert type(send_fault(RefreshError("invalid_grant"), "h", 5, foreign=True)) is CredentialsError
+    error = send_fault(RefreshError("invalid_grant"), "h", 5, foreign=True)
+    assert type(error) is CredentialsError
+    assert str(error) == "the given session can't get a token: RefreshError: invalid_grant"
+    assert type(send_fault(RefreshError(), "h", 5, foreign=True)) is CredentialsError
     assert type(send_fault(TransportError(ConnectionResetError(104, "Reset")), "h", 5, foreign=True)) is Transient
     error = RefreshError("try again")
     error.retryable = True

@@ -407,6 +407,12 @@ def test_rates_and_positions_that_are_none(decode, name, value):
 
 
 @BOTH
+def test_finite_numbers_are_taken_although_their_sum_is_none(decode):
+    ((_, found),) = decode(answer(row("p", "a", position=1e308), row("p", "b", position=1.5e308)), PAGE_QUERY).groups
+    assert [each[-1] for each in found] == [1e308, 1.5e308]
+
+
+@BOTH
 def test_counts_up_to_what_a_double_holds_exactly_are_taken(decode):
     most = 2**53 - 1
     ((_, (found,)),) = decode(answer(row("p", "q", clicks=most, impressions=most)), PAGE_QUERY).groups
