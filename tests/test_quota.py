@@ -35,8 +35,8 @@ class Bucket(TokenBucket):
         super().take(taken.name, calls, now)
         return taken
 
-    def settle(self, taken, now, refused=0):
-        super().settle(taken.name, taken.calls, now, sent_at=taken.at, refused=refused)
+    def settle(self, taken, now, **refused):
+        super().settle(taken.name, taken.calls, now, sent_at=taken.at, **refused)
 
     def refund(self, taken, now):
         super().refund(taken.name, now)
@@ -159,6 +159,14 @@ def test_refusals_lower_the_pace_and_make_batches_small_and_nothing_goes_out_at_
     assert bucket.rate(1.0) == pytest.approx(910 / 120) and bucket.burst == 1
     assert bucket.reloaded().burst == 1
     assert bucket.wait_for(1, 1.0) == pytest.approx(120 / 910)
+
+
+def test_small_batches_at_full_pace_leave_more_of_the_minute_to_pace():
+    full = 910 / 60
+    bucket = Bucket(960, 50, {"pace": {"pace": full, "ceiling": full, "stepped_at": 100.0}})
+    assert bucket.burst == 2 and bucket.rate(100.0) == pytest.approx(958 / 60)
+    slower = Bucket(960, 50, {"pace": {"pace": full / 2, "ceiling": full, "stepped_at": 100.0}})
+    assert slower.burst == 1 and slower.rate(100.0) == pytest.approx(full / 2)
 
 
 class Clock:
@@ -458,9 +466,9 @@ def test_a_bucket_that_breaks_the_guarantee_is_found_out(broken, monkeypatch):
                 super().settle(taken, now)
             return taken
 
-        def settle(self, taken, now, refused=0):
+        def settle(self, taken, now):
             if broken != "settle at once":
-                super().settle(taken, now, refused)
+                super().settle(taken, now)
 
         def wait_for(self, calls, now):
             if broken == "no log":
