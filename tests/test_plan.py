@@ -208,6 +208,16 @@ def test_a_fault_is_retried_after_its_backoff_and_the_day_fails_after_its_attemp
     assert list(plan.datasets[PAGE].failed_days) == [bad.key.date]
 
 
+def test_the_leases_of_a_slice_are_counted():
+    plan = make(days=1, max_attempts=9)
+    for number in range(1, 4):
+        (slice_,) = lease(plan)
+        of = plan.datasets[PAGE]
+        assert (of.leases(slice_.key), of.first_try(slice_.key)) == (number, number == 1)
+        fail(plan, slice_, Transient("x"))
+        plan.wake(1e9)
+
+
 def test_retry_after_is_kept():
     plan = make(days=1)
     (slice_,) = lease(plan)
@@ -527,6 +537,19 @@ def test_while_days_overflow_days_under_way_count_as_open():
     assert plan.datasets[PAGE].open_days == 1
 
 
+def test_twice_as_many_of_the_days_under_way_are_expected_to_go_on_as_did_so_far():
+    plan = make(days=20, max_open_days=4)
+    long, *short = lease(plan, most=3)
+    finish(plan, long, 25_000)
+    for slice_ in short:
+        finish(plan, slice_, 10)
+    (follow_up,) = lease(plan, most=1)
+    assert follow_up.key.start_row == 25_000
+    finish(plan, follow_up, 10)
+    assert len(lease(plan)) == 6 and lease(plan) == []  # one of three went on: 4 of 6 may
+    assert plan.datasets[PAGE].open_days == 0
+
+
 def test_days_that_fit_one_slice_are_not_held_back_by_max_open_days():
     plan = make(days=20, max_open_days=2)
     for slice_ in lease(plan):
@@ -563,6 +586,16 @@ def test_a_slice_to_be_sent_alone_does_not_wait_until_another_dataset_has_nothin
     assert [lease(plan, most=10) for _ in range(2)] == [[Slice(QUERY, SliceKey(day(27), 0))], [bad]]
 
 
+def test_a_slice_to_be_sent_alone_after_the_new_days_leaves_them_together():
+    plan = make(days=5, max_attempts=9)
+    for number in range(3):
+        (bad,) = lease(plan, most=1)
+        fail(plan, bad, Transient("reset"), alone=False)
+        plan.wake(1e9)
+    assert [[slice_.key.date for slice_ in lease(plan)] for _ in range(3)] == [
+        [day(3), day(2), day(1), day(0)], [bad.key.date], []]
+
+
 def test_a_slice_that_failed_twice_waits_until_no_new_day_can_be_begun():
     plan = make(days=4, max_attempts=9)
     for number in range(2):
@@ -576,6 +609,26 @@ def test_a_slice_that_failed_twice_waits_until_no_new_day_can_be_begun():
     assert [slice_.key.date for slice_ in lease(plan)] == [day(2), day(1), day(0), day(3)]
 
 
+def test_whatever_waits_is_owed_until_the_dataset_ends():
+    plan = make(days=4, max_attempts=9)
+    of = plan.datasets[PAGE]
+    for number in range(3):  # then it comes after new days
+        (bad,) = lease(plan, most=1)
+        assert of.owed == 3
+        fail(plan, bad, Transient("x"))
+        assert of.owed == 4
+        plan.wake(1e9)
+        assert of.owed == 4
+    long, other = lease(plan, most=2)
+    finish(plan, long, 25_000)
+    assert of.owed == 3  # a follow-up, a new day, and the bad one
+    fail(plan, other, Transient("x"))
+    assert of.owed == 4
+    (follow_up,) = lease(plan, most=1)
+    assert fail(plan, follow_up, Denied("no")) is Verdict.DATASET_FAILED
+    assert of.owed == 0 and of.available() == 0 and not of.unfinished
+
+
 # -- outcomes, further
 
 
@@ -586,7 +639,7 @@ def test_a_released_slice_is_leased_again_as_if_never_leased():
         plan.datasets[PAGE].release(slice_.key)
         assert plan.datasets[PAGE].in_flight == 0
     (slice_,) = lease(plan)
-    assert plan.datasets[PAGE].first_try(slice_.key)
+    assert plan.datasets[PAGE].first_try(slice_.key) and plan.datasets[PAGE].leases(slice_.key) == 1
     plan.datasets[PAGE].fetched(slice_.key)
     plan.datasets[PAGE].release(slice_.key)  # answered meanwhile: nothing to release
     assert lease(plan) == []
