@@ -1,5 +1,7 @@
 """multipart: what goes out, and that what comes in gives the same parts however it is cut."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +198,14 @@ def test_any_number_of_parts_of_allowed_size_may_come_at_once(monkeypatch, size)
     assert fault == ""
 
 
+def test_a_part_may_be_as_large_as_the_largest_slice():
+    body = '{"keys":["https://a.com/","a query"],"clicks":1,"impressions":2},' * 25_000 * 5
+    data = answer(("a", "HTTP/1.1 200 OK", body), ("b", "HTTP/1.1 200 OK", "{}"))
+    parts, fault = parse(data, cuts=range(16_384, len(data), 16_384))
+    assert fault == "" and [p.content_id for p in parts] == ["a", "b"]
+    assert parts[0].body == body.encode()
+
+
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(multipart, "MAX_PART", 1000)
     monkeypatch.setattr(multipart, "MAX_HEADERS", 100)
@@ -320,10 +330,17 @@ class TestMatcher:
         parts.insert(place, (f"<response-{matcher.content_ids[1] if known else 'other'}>", ok, "labelled"))
         assert self.match(matcher, *parts) == ([(1, "labelled")] if known else [], "")
 
+    def test_parts_without_id_are_kept_in_the_size_that_slices_have(self):
+        dice = random.Random(1)
+        bodies = ["".join(dice.choices("0123456789abcdef", k=300_000)) for _ in range(5)]
+        parts = [(None, "HTTP/1.1 200 OK", body) for body in bodies]
+        assert self.match(Matcher(5), *parts) == (list(enumerate(bodies)), "")
+
     def test_parts_without_id_are_not_hoarded(self, monkeypatch):
         monkeypatch.setattr(multipart, "_MAX_HELD", 5)
         parts = [(None, "HTTP/1.1 200 OK", str(i)) for i in range(3)]
         assert self.match(Matcher(3), *parts) == ([], "")
+        assert self.match(Matcher(1), *parts) == ([], "")  # nor are those that were kept all there were
 
 
 def test_part_is_a_value():

@@ -733,6 +733,20 @@ def test_where_half_of_all_answers_are_broken_a_run_of_failures_is_no_reason_to_
     assert 3 < len(verdicts) <= 30  # 0.5 ** 17 < 1e-5, and never more than ten times its share
 
 
+def test_where_half_of_all_answers_are_broken_a_slice_waits_longer_only_when_its_run_is_beyond_chance():
+    plan, waits = make(days=1, max_attempts=9), []
+    for number in range(50):
+        plan.health.answered()
+        plan.health.failed()
+    (slice_,) = lease(plan)
+    for number in range(7):
+        fail(plan, slice_, Transient("x"))
+        waits.append(plan.next_due())
+        plan.wake(1e9)
+        lease(plan)
+    assert waits == [1.0] * 6 + [60.0]  # 0.5 ** 7 < 0.01
+
+
 def test_even_where_hardly_anything_works_a_slice_has_no_more_than_ten_times_its_share():
     plan = make(days=1, max_attempts=3)
     plan.health.answered()
