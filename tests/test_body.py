@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gscthreads import body as body_module
-from gscthreads.body import Body, classify, describe_fault, is_unreachable, read_refusal, send_fault
+from gscthreads.body import (
+    Body,
+    classify,
+    describe_fault,
+    is_unreachable,
+    read_not_multipart,
+    read_refusal,
+    send_fault,
+)
 from gscthreads.errors import BadRequest, CredentialsError, Transient, Unauthorized
 
 
@@ -76,6 +84,15 @@ def test_encodings(encoding, packed):
         chunks = [packed[i : i + size] for i in range(0, len(packed), size)]
         assert read(chunks, encoding) == DATA
     assert read([packed], encoding, Content_Length=str(len(packed))) == DATA
+
+
+def test_a_deflate_stream_that_begins_almost_like_one_with_a_header_has_none():
+    begins_alike = 0
+    for number in range(500):
+        packed = deflate_raw(b"%d" % number * 3)
+        begins_alike += (packed[0] * 256 + packed[1]) % 31 == 0
+        assert read([packed], "deflate") == b"%d" % number * 3
+    assert begins_alike > 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -232,7 +249,31 @@ def test_refusals_are_read_and_bounded():
     assert "another path" in str(read_refusal(respond([], {"Location": "//[bad"}, status=307)))
     reasons = {status: read_refusal(respond([b"no"], status=status)).reason for status in (299, 300, 399, 400)}
     assert reasons == {299: "", 300: "redirect", 399: "redirect", 400: ""}
-    assert type(classify(204, b"", {})) is Transient
+
+
+@pytest.mark.parametrize(
+    "status, reason, words",
+    [(0, "malformed", "this part of the batch is not an HTTP answer"), (200, "", "HTTP 200 instead of an answer"),
+     (204, "", "HTTP 204 instead of an answer"), (299, "", "HTTP 299 instead of an answer"), (503, "", "down")],
+)
+def test_what_is_no_answer_is_asked_for_again(status, reason, words):
+    error = classify(status, b"down", {})
+    assert (type(error), error.reason, error.message) == (Transient, reason, words)
+
+
+@pytest.mark.parametrize(
+    "content, expected, reason",
+    [
+        (b"<html>", Transient, "notMultipart"), (b"", Transient, "notMultipart"), (b"{}", Transient, "notMultipart"),
+        (b"[" * 60_000, Transient, "notMultipart"), (b'{"error":null}', Transient, "notMultipart"),
+        (b'{"error":{"code":401,"status":"UNAUTHENTICATED"}}', Unauthorized, "UNAUTHENTICATED"),
+        (b'{"error":{"code":400,"status":"INVALID"}}', BadRequest, "INVALID"), (b'{"error":"no"}', Transient, ""),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_an_answer_to_a_batch_that_is_not_multipart_may_tell_why(content, expected, reason):
+    error = read_not_multipart(respond([content], {"Content-Type": "application/json"}))
+    assert (type(error), error.reason) == (expected, reason)
 
 
 def reset():
