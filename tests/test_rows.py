@@ -191,6 +191,14 @@ def test_rows_stand_by_clicks_then_impressions_then_query_within_their_page(deco
 
 
 @BOTH
+def test_rows_alike_in_counts_and_query_stand_by_country_then_device(decode):
+    sent = [("q", "usa", "MOBILE"), ("q", "deu", "TABLET"), ("a", "usa", "TABLET"), ("q", "deu", "DESKTOP")]
+    ((_, found),) = decode(answer(*[row("p", *keys) for keys in sent]), wanted("page", "query", "country", "device")
+                           ).groups
+    assert [each[2:5] for each in found] == sorted(sent)
+
+
+@BOTH
 @pytest.mark.parametrize("most", [2**20, 2**30, 2**52])
 def test_counts_of_any_size_are_told_apart(decode, most):
     sent = [row("p", query, clicks=most, impressions=most + more) for query, more in (("a", 0), ("b", 2), ("c", 1))]
@@ -286,6 +294,33 @@ def test_what_is_written_as_google_writes_it_is_never_parsed_whole(decode, monke
     expected = SLOW(json.dumps({"rows": sent}).encode(), PAGE_QUERY)
     no_recourse(monkeypatch, decode)
     assert repr(decode(answer(*sent), PAGE_QUERY)) == repr(expected)
+
+
+@BOTH
+@pytest.mark.parametrize("number", range(1, len(decoding.DIMENSIONS) + 1))
+def test_any_number_of_dimensions_is_decoded_piece_by_piece(decode, monkeypatch, number):
+    slice_ = wanted(*decoding.DIMENSIONS[:number])
+    sent = [row(*[DATE.isoformat() if name == "date" else f"{name} {place % 3}" for name in slice_.dataset.report[1]],
+                clicks=place, ctr=0.25, position=7.5) for place in range(6)]
+    expected = SLOW(json.dumps({"rows": sent}).encode(), slice_)
+    no_recourse(monkeypatch, decode)
+    assert repr(decode(answer(*sent), slice_)) == repr(expected)
+
+
+@pytest.mark.parametrize("fields, exact", [("1,2,0.5,1.5", True), ("1.0,2,0.5,1.5", False), ("1,2.0,0.5,1.5", False)])
+def test_the_fastest_parser_takes_what_google_writes_and_leaves_the_rest_to_the_next(fields, exact):
+    pytest.importorskip("msgspec")
+    names = ("clicks", "impressions", "ctr", "position")
+    text = ",".join(f'"{name}":{field}' for name, field in zip(names, fields.split(",")))
+    piece = b'[{"keys":["p","q"],%b}]' % text.encode()
+    first, second = _fast_parsers()
+    expected = ([["p"], ["q"]], [1], [2], [0.5], [1.5])
+    assert repr(second(piece, 2)) == repr(expected)
+    if exact:
+        assert repr(first(piece, 2)) == repr(expected)
+    else:
+        with pytest.raises(ValueError):
+            first(piece, 2)
 
 
 @BOTH
