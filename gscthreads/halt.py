@@ -99,6 +99,6 @@ def held_or_halted(lock: Any, halt: Halt, *, tick: float = 0.1) -> Iterator[None
 def get_or_none(items: "queue.Queue[Any]", seconds: float) -> Optional[Any]:
     """The next item, or None when none came within *seconds*."""
     try:
-        return items.get(timeout=max(0.0, seconds)) if seconds > 0 else items.get_nowait()
+        return items.get(timeout=seconds) if seconds > 0 else items.get_nowait()
     except queue.Empty:
         return None

@@ -144,7 +144,7 @@ class PartParser:
             return None
         rest = after.lstrip(b" \t")
         if rest.startswith(b"\r"):
-            rest = rest[1:] or b""
+            rest = rest[1:]
         if rest.startswith(b"\n"):
             return place + len(after) - len(rest)
         return None if not rest and len(after) < _MAX_PADDING else -1

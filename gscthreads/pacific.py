@@ -100,7 +100,7 @@ def is_final(
 
 def _sunday(year: int, month: int, number: int) -> dt.date:
     first = dt.date(year, month, 1)
-    return first + dt.timedelta(days=(6 - first.weekday()) % 7 + 7 * (number - 1))
+    return first + dt.timedelta(days=6 - first.weekday() + 7 * (number - 1))
 
 
 def _utc(seconds: float) -> dt.datetime:

@@ -167,6 +167,19 @@ def test_a_service_that_stops_answering_is_given_up_although_it_was_shaky_before
     assert strikes >= 15  # 0.5 ** 16 > 1e-5
 
 
+def test_where_half_of_all_batches_fail_only_a_run_beyond_chance_is_a_reason_to_pause():
+    breaker = Breaker(99, Backoff(1.0, 10.0))
+    for number in range(100):
+        breaker.succeeded()
+        breaker.failed(number, number, 1.0)
+        assert not breaker.probing
+    strikes = 1
+    while not breaker.probing:
+        breaker.failed(100 + strikes, 100 + strikes, 1.0)
+        strikes += 1
+    assert strikes == 7  # 0.5 ** 7 < 0.01
+
+
 def test_after_a_pause_one_batch_at_a_time_finds_out():
     breaker = Breaker(9, Backoff(1.0, 10.0))
     breaker.failed(0.0, 0.0, 1.0)

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gscthreads import body as body_module
-from gscthreads.body import Body, classify, describe_fault, is_unreachable, read_refusal, send_fault
+from gscthreads.body import (
+    Body,
+    classify,
+    describe_fault,
+    is_unreachable,
+    read_not_multipart,
+    read_refusal,
+    send_fault,
+)
 from gscthreads.errors import BadRequest, CredentialsError, Transient, Unauthorized
 
 
@@ -78,6 +86,15 @@ def test_encodings(encoding, packed):
     assert read([packed], encoding, Content_Length=str(len(packed))) == DATA
 
 
+def test_a_deflate_stream_that_begins_almost_like_one_with_a_header_has_none():
+    begins_alike = 0
+    for number in range(500):
+        packed = deflate_raw(b"%d" % number * 3)
+        begins_alike += (packed[0] * 256 + packed[1]) % 31 == 0
+        assert read([packed], "deflate") == b"%d" % number * 3
+    assert begins_alike > 0
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=5), st.lists(st.integers(0, 2000), max_size=20))
 def test_members_and_cuts_do_not_matter(members, cuts):
@@ -102,6 +119,7 @@ def test_every_truncation_is_noticed():
     [
         ("gzip", b"<html>not gzip"),
         ("gzip", gzip.compress(DATA) + b"rubbish"),
+        ("gzip", zlib.compress(DATA)),
         ("gzip", gzip.compress(DATA)[:-8] + bytes(8)),
         ("gzip", b""),
         ("deflate", b"\xff\xff\xff\xff"),
@@ -229,7 +247,60 @@ def test_refusals_are_read_and_bounded():
     assert isinstance(error, BadRequest)
     assert str(error) == "the server redirects to evil.example:8; redirects are not followed [302 redirect]"
     assert "another path" in str(read_refusal(respond([], {"Location": "//[bad"}, status=307)))
-    assert type(classify(204, b"", {})) is Transient
+    reasons = {status: read_refusal(respond([b"no"], status=status)).reason for status in (299, 300, 399, 400)}
+    assert reasons == {299: "", 300: "redirect", 399: "redirect", 400: ""}
+
+
+@pytest.mark.parametrize(
+    "status, reason, words",
+    [(0, "malformed", "this part of the batch is not an HTTP answer"), (200, "", "HTTP 200 instead of an answer"),
+     (204, "", "HTTP 204 instead of an answer"), (299, "", "HTTP 299 instead of an answer"), (503, "", "down")],
+)
+def test_what_is_no_answer_is_asked_for_again(status, reason, words):
+    error = classify(status, b"down", {})
+    assert (type(error), error.reason, error.message) == (Transient, reason, words)
+
+
+@pytest.mark.parametrize(
+    "content, expected, reason",
+    [
+        (b"<html>", Transient, "notMultipart"), (b"", Transient, "notMultipart"), (b"{}", Transient, "notMultipart"),
+        (b"[" * 60_000, Transient, "notMultipart"), (b'{"error":null}', Transient, "notMultipart"),
+        (b'{"error":{"code":401,"status":"UNAUTHENTICATED"}}', Unauthorized, "UNAUTHENTICATED"),
+        (b'{"error":{"code":400,"status":"INVALID"}}', BadRequest, "INVALID"), (b'{"error":"no"}', Transient, ""),
+    ],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_an_answer_to_a_batch_that_is_not_multipart_may_tell_why(content, expected, reason):
+    error = read_not_multipart(respond([content], {"Content-Type": "application/json"}))
+    assert (type(error), error.reason) == (expected, reason)
+
+
+def reset():
+    return ConnectionResetError(104, "Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    "fault, expected, reason, words",
+    [
+        (requests.exceptions.ConnectTimeout("x"), Transient, "unreachable", "can't reach h:1: ConnectTimeout"),
+        (requests.exceptions.ConnectionError(urllib3.exceptions.NewConnectionError(None, "x")), Transient,
+         "unreachable", "can't reach h:1: NewConnectionError"),
+        (requests.exceptions.ProxyError(reset()), Transient, "unreachable",
+         "can't reach h:1 through the proxy: connection reset by peer"),
+        (requests.exceptions.SSLError(ssl.SSLError(1, "[SSL] record layer failure")), Transient, "unreachable",
+         "can't reach h:1: TLS: failed"),
+        (requests.exceptions.ReadTimeout(urllib3.exceptions.ReadTimeoutError(None, "/", "x")), Transient, "timeout",
+         "no answer from h:1 within 5 s"),
+        (requests.exceptions.ConnectionError(urllib3.exceptions.ProtocolError("x", reset())), Transient, "broken",
+         "the connection to h:1 broke: connection reset by peer"),
+        (OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /x"), BadRequest, "certificate",
+         "no CA certificates: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file"),
+    ],
+)
+def test_what_became_of_a_request_that_got_no_answer(fault, expected, reason, words):
+    error = send_fault(fault, "h:1", 5, foreign=False)
+    assert (type(error), error.reason, error.message, error.__cause__) == (expected, reason, words, fault)
 
 
 def test_send_faults_hold_no_secrets():
@@ -246,7 +317,10 @@ def test_send_faults_of_a_users_session():
     class TransportError(Exception):
         pass
 
-    assert type(send_fault(RefreshError("invalid_grant"), "h", 5, foreign=True)) is CredentialsError
+    error = send_fault(RefreshError("invalid_grant"), "h", 5, foreign=True)
+    assert type(error) is CredentialsError
+    assert str(error) == "the given session can't get a token: RefreshError: invalid_grant"
+    assert type(send_fault(RefreshError(), "h", 5, foreign=True)) is CredentialsError
     assert type(send_fault(TransportError(ConnectionResetError(104, "Reset")), "h", 5, foreign=True)) is Transient
     error = RefreshError("try again")
     error.retryable = True

@@ -99,6 +99,12 @@ def test_a_worker_for_each_batch_that_ends_until_they_could_use_up_the_quota():
     assert auto.workers == 7
 
 
+def test_where_slices_take_long_it_takes_more_workers_to_use_up_the_quota():
+    auto = Concurrency(0.0, rate=0.9)
+    auto.see(40.0, Seen(24, 0, False, [(8, 32.0)] * 6))  # a slice in four seconds, less what they wait
+    assert auto.workers == 5
+
+
 @pytest.mark.parametrize("sign", [Seen(8, 0, False, [(8, 5.4)]), Seen(8, 2, False)])
 def test_no_more_are_taken_on_credit_after_a_sign_against_it(sign):
     auto = Concurrency(0.0, rate=100.0)
@@ -121,6 +127,20 @@ def test_slow_stores_and_finished_work_are_no_reason_for_more():
     for number in range(100):
         auto.see(number * 0.5, Seen(10, 0, True))
     assert auto.workers == FIRST
+
+
+def test_a_store_that_was_slow_for_long_and_no_longer_is_is_no_reason_against_more():
+    auto = Concurrency(0.0)
+    for number in range(1, 201):
+        auto.see(number * 0.5, Seen(10, 0, True))
+    for number in range(201, 205):
+        auto.see(number * 0.5, Seen(10, 0, False))
+    assert auto.workers == FIRST + 1
+
+
+def test_a_server_that_does_one_thing_at_a_time_is_left_with_one_worker_when_that_was_as_good():
+    numbers = [workers for _, workers in Server(lanes=1, latency=0.2, budget=1000).run(Concurrency(0.0, first=1), 60)]
+    assert numbers[0] == 1 and max(numbers) == 2 and numbers[-1] == 1
 
 
 @pytest.mark.parametrize("bound, grows", [(1, True), (6, False)])  # tenths of each second
@@ -236,6 +256,20 @@ def test_what_was_noted_counts_once():
     for now in range(1, 6):
         workers.look(float(now), "one", bound=False)
     assert workers.at("one") == FIRST + 1
+
+
+def test_each_answer_and_each_refusal_counts_as_one():
+    workers = Workers(None, most=MOST, rate=100.0)
+    workers.look(0.0, "one", bound=False)
+    for number in range(1, 7):
+        assert workers.at("one") == FIRST
+        workers.answered("one")
+        workers.look(2.0 + number, "one", bound=False)
+    assert workers.at("one") == FIRST + 1
+    for left in (FIRST + 1, int((FIRST + 1) * 0.6)):
+        workers.refused("one")
+        workers.look(9.0, "one", bound=False)
+        assert workers.at("one") == left
 
 
 def test_no_more_than_the_most():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gscthreads.config import GOOGLE, SyncConfig, check_root, read_report
 from gscthreads.errors import ConfigError
 from gscthreads.model import DIMENSIONS, SEARCH_TYPES, Report
+from gscthreads.quota import LocalLedger
 
 SITE = "sc-domain:a.com"
 TODAY = dt.date(2026, 3, 31)
@@ -50,6 +51,37 @@ def test_each_number_is_taken_from_its_lowest_to_its_highest(field):
         assert getattr(make(**{field.name: value, **beside}), field.name) == value
 
 
+def test_one_of_each_no_pause_and_no_wait_for_what_is_final_are_allowed():
+    ones = ("max_concurrency", "batch_size", "max_queue_size", "max_in_flight", "max_open_days", "max_attempts",
+            "top_queries", "qpm_limit")
+    nothing = ("backoff_base", "backoff_cap", "final_after_days", "empty_final_after_days")
+    make(**dict.fromkeys(ones, 1), **{name: type(getattr(make(), name))(0) for name in nothing})
+    for name in (*ones, "qpm_target", "http_timeout"):
+        with pytest.raises(ConfigError, match=f"{name} must be"):
+            make(**{name: type(getattr(make(), name))(0)})
+
+
+def test_workers_are_as_many_as_configured_or_to_be_found_out():
+    assert (make().workers, make(max_concurrency=7).workers, make(max_concurrency="auto").workers) == (3, 7, None)
+
+
+def test_a_ledger_is_one_of_this_package():
+    ledger = LocalLedger()
+    assert make(ledger=ledger).ledger is ledger
+    with pytest.raises(ConfigError, match="ledger must be a QuotaLedger of this package, not dict"):
+        make(ledger={})
+
+
+@pytest.mark.parametrize("words", [None, "no certificate"])
+def test_certificates_to_trust_are_read_at_once(tmp_path, words):
+    path = tmp_path / "ca.pem"
+    if words:
+        path.write_text(words)
+    with pytest.raises(ConfigError, match="ca_bundle .*ca.pem.* is not a file of CA certificates in PEM form"):
+        make(ca_bundle=str(path))
+    assert make(ca_bundle=str(tmp_path)).ca_bundle == str(tmp_path)  # a folder, as OpenSSL wants it
+
+
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 @pytest.mark.parametrize("wrong", ["below", "above", "1", None, True, float("nan"), float("inf"), [1]], ids=str)
 def test_a_number_out_of_its_limits_is_named_with_its_limits(field, wrong):
@@ -58,7 +90,9 @@ def test_a_number_out_of_its_limits_is_named_with_its_limits(field, wrong):
     with pytest.raises(ConfigError) as caught:
         make(**{field.name: value})
     words = str(caught.value)
-    assert words.startswith(f"{field.name} must be") and f"from {low} to {high}" in words and repr(value) in words
+    kind = "a whole number" if field in WHOLE else "a number"
+    kind = f"auto or {kind}" if field.name == "max_concurrency" else kind
+    assert words == f"{field.name} must be {kind} from {low} to {high}, not {value!r}"
 
 
 @pytest.mark.parametrize("field", WHOLE, ids=lambda field: field.name)
@@ -97,7 +131,8 @@ def test_sites_is_a_list_with_something_in_it(sites):
         make(sites=sites)
 
 
-@pytest.mark.parametrize("site", ["", " ", "a b", "a\n", "a\tb", "a\x00", None, 5, b"sc-domain:a.com"])
+@pytest.mark.parametrize("site", ["", " ", "a b", "a\n", "a\tb", "a\x00", None, 5, b"sc-domain:a.com",
+                                  "a\x1f", "a\ud800", "a\udfff"], ids=ascii)
 def test_a_site_that_is_none_is_named(site):
     with pytest.raises(ConfigError) as caught:
         make(sites=[SITE, site])

@@ -15,6 +15,7 @@ from gscthreads.gate import Gate, site_pause
         (BurstQuota("QPS", status=403), 0.0), (BurstQuota("QPS", retry_after=0.0), 0.0),
         (BurstQuota("QPS", retry_after=5.0), 5.0),
         (Transient("down", status=503, retry_after=30.0), 30.0), (Transient("proxy", status=403, retry_after=3.0), 3.0),
+        (Transient("busy", status=429, retry_after=4.0), 4.0),
         # One broken answer says nothing about the next request.
         (Transient("x", status=500, retry_after=30.0), 0.0), (Transient("x", retry_after=30.0), 0.0),
         (Transient("x", status=503), 0.0),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import types
 
 import pytest
 
-from gscthreads.halt import Halt, get_or_none, put_or_halt
+from gscthreads import halt as module
+from gscthreads.halt import Halt, Halted, get_or_none, held_or_halted, put_or_halt
 
 SOON = 30  # seconds after which a test is stuck
 
@@ -24,6 +26,15 @@ def test_the_first_reason_wins():
     assert halt.set("quota") is True
     assert halt.set("signal") is False
     assert halt.is_set() and halt.reason == "quota" and halt.wait(SOON) is True
+
+
+def test_it_knows_when_it_came(monkeypatch):
+    halt, now = Halt(), iter([7.5, 8.5])
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(now)))
+    assert halt.set_at is None
+    halt.set("quota")
+    halt.set("signal")
+    assert halt.set_at == 7.5
 
 
 def test_whoever_sees_the_event_can_say_why():
@@ -153,3 +164,80 @@ def test_get_or_none():
 
 def test_a_negative_wait_is_none():
     assert Halt().wait(-5.0) is False
+
+
+def test_a_wait_lasts_as_long_as_asked_for_and_never_less_than_nothing():
+    halt, asked = Halt(), []
+    halt._event = types.SimpleNamespace(wait=asked.append)
+    for seconds in (-5.0, 0.0, 0.25, 7.0):
+        halt.wait(seconds)
+    assert asked == [0.0, 0.0, 0.25, 7.0]
+
+
+@pytest.mark.parametrize("seconds, expected", [(-1.0, "at once"), (0.0, "at once"), (0.25, 0.25), (7.0, 7.0)])
+def test_an_item_is_waited_for_as_long_as_asked_for(seconds, expected):
+    items = types.SimpleNamespace(get=lambda timeout: timeout, get_nowait=lambda: "at once")
+    assert get_or_none(items, seconds) == expected
+
+
+# -- a lock that others may hold for long
+
+
+class Busy:
+    """A lock that others have for the first *times* it is asked for; *meanwhile* happens then."""
+
+    def __init__(self, times, meanwhile=lambda: None):
+        self.times, self.meanwhile, self.held, self.asked = times, meanwhile, 0, []
+
+    def acquire(self, timeout):
+        self.asked.append(timeout)
+        if len(self.asked) <= self.times:
+            self.meanwhile()
+            return False
+        self.held += 1
+        return True
+
+    def release(self):
+        self.held -= 1
+
+
+def test_a_lock_is_held_within_and_let_go_after_also_when_that_raises():
+    lock, halt = threading.Lock(), Halt()
+    with held_or_halted(lock, halt):
+        assert lock.locked()
+    assert not lock.locked()
+    with pytest.raises(ZeroDivisionError), held_or_halted(lock, halt):
+        raise ZeroDivisionError
+    assert not lock.locked()
+
+
+def test_a_lock_that_others_have_is_asked_for_again_and_again():
+    lock = Busy(3)
+    with held_or_halted(lock, Halt(), tick=0.5):
+        assert lock.held == 1
+    assert lock.asked == [0.5] * 4 and lock.held == 0
+
+
+@pytest.mark.parametrize("times", [0, 1, 10**6])
+def test_after_a_halt_nobody_begins_what_needs_the_lock(times):
+    halt = Halt()
+    if times == 0:
+        halt.set("enough")
+    lock, begun = Busy(times, lambda: halt.set("enough")), []
+    with pytest.raises(Halted, match="enough"), held_or_halted(lock, halt):
+        begun.append(True)
+    assert not begun and lock.held == 0 and len(lock.asked) == 1
+
+
+def test_who_gets_the_lock_in_the_moment_of_the_halt_lets_it_go():
+    halt = Halt()
+
+    class Late(Busy):
+        def acquire(self, timeout):
+            halt.set("enough")
+            return super().acquire(timeout)
+
+    lock, begun = Late(0), []
+    with pytest.raises(Halted, match="enough"), held_or_halted(lock, halt):
+        begun.append(True)
+    assert not begun and lock.held == 0 and len(lock.asked) == 1

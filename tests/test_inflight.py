@@ -19,6 +19,11 @@ def slices(count, site="sc-domain:one.example"):
     return [Slice(dataset, SliceKey(dt.date(2026, 1, 1) + dt.timedelta(days=number), 0)) for number in range(count)]
 
 
+def assert_nothing_is_kept(in_flight):
+    kept = [value for name, value in vars(in_flight).items() if name != "_numbers"]
+    assert len(kept) == 4 and not any(kept)
+
+
 def test_a_batch_counts_until_it_has_ended():
     in_flight, two = InFlight(), "sc-domain:two.example"
     first, second = in_flight.begin(slices(2), set()), in_flight.begin(slices(1, two), set(slices(1, two)))
@@ -60,6 +65,7 @@ def test_words_about_a_slice_of_no_batch_are_nobodys():
     in_flight = InFlight()
     in_flight.answered(slices(1)[0])
     in_flight.failed(slices(1)[0], Transient("no", reason="x"))
+    assert_nothing_is_kept(in_flight)
     batch = in_flight.begin(slices(1), set())
     assert in_flight.ended(BatchEnded(batch)) == Fate(False, None, list(batch.slices))
 
@@ -76,7 +82,6 @@ def test_whatever_comes_of_the_slices_nothing_is_kept_after_the_end(fates):
     assert in_flight.ended(BatchEnded(batch, unsent=by_fate.get("unsent", []))) == Fate(
         "answered" in fates, error if "failed" in fates else None, by_fate.get("silent", [])
     )
-    kept = [value for name, value in vars(in_flight).items() if name != "_numbers"]
-    assert len(kept) == 4 and not any(kept)
+    assert_nothing_is_kept(in_flight)
     with pytest.raises(KeyError):
         in_flight.ended(BatchEnded(batch))

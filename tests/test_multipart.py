@@ -1,5 +1,7 @@
 """multipart: what goes out, and that what comes in gives the same parts however it is cut."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,6 +67,8 @@ def test_compose_is_what_google_documents():
         ("application/json; boundary=x", None),
         ("text/html", None),
         ("", None),
+        ("multipart/mixed; boundary=x", "x"),
+        ("multipart/mixed; boundary=" + "x" * 200, "x" * 200),
         ("multipart/mixed; boundary=" + "x" * 201, None),
         ("multipart/mixed; boundary=\xe9", None),
     ],
@@ -184,6 +188,24 @@ def test_parts_are_limited_in_size(monkeypatch):
         assert fault == "tooLarge"
 
 
+@pytest.mark.parametrize("size", [1, 7, 500, 10**6])
+def test_any_number_of_parts_of_allowed_size_may_come_at_once(monkeypatch, size):
+    monkeypatch.setattr(multipart, "MAX_PART", 1000)
+    monkeypatch.setattr(multipart, "MAX_HEADERS", 100)
+    data = answer(*[(f"a-{number}", "HTTP/1.1 200 OK", "x" * 1000) for number in range(20)])
+    parts, fault = parse(data, cuts=range(size, len(data), size))
+    assert [p.content_id for p in parts] == [f"a-{number}" for number in range(20)]
+    assert fault == ""
+
+
+def test_a_part_may_be_as_large_as_the_largest_slice():
+    body = '{"keys":["https://a.com/","a query"],"clicks":1,"impressions":2},' * 25_000 * 5
+    data = answer(("a", "HTTP/1.1 200 OK", body), ("b", "HTTP/1.1 200 OK", "{}"))
+    parts, fault = parse(data, cuts=range(16_384, len(data), 16_384))
+    assert fault == "" and [p.content_id for p in parts] == ["a", "b"]
+    assert parts[0].body == body.encode()
+
+
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(multipart, "MAX_PART", 1000)
     monkeypatch.setattr(multipart, "MAX_HEADERS", 100)
@@ -196,6 +218,21 @@ def test_memory_is_bounded(monkeypatch):
         for _ in range(1000):
             parser.feed(b"a part without end ")
             assert len(parser._buffer) < 2000
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_after_the_end_and_after_a_fault_nothing_is_kept(monkeypatch, most):
+    monkeypatch.setattr(multipart, "MAX_PARTS", most)
+    parser = PartParser("B")
+    assert len(parser.feed(TWO + b"an epilogue\r\n--B\r\n")) == most
+    assert not parser._buffer
+    if most == 2:
+        assert parser.feed(TWO) == [] and not parser._buffer
+        parser.finish()
+    else:
+        for ask in (lambda: parser.feed(b"more"), parser.finish):
+            with pytest.raises(Transient, match="more than 1 parts"):
+                ask()
 
 
 def test_number_of_parts_is_limited(monkeypatch):
@@ -285,10 +322,25 @@ class TestMatcher:
         assert self.match(Matcher(2), *parts) == ([], "")
         assert self.match(Matcher(3), *parts, cut=-6) == ([], "broken")
 
+    @pytest.mark.parametrize("place", range(4))
+    @pytest.mark.parametrize("known", [False, True])
+    def test_the_order_says_nothing_once_a_part_has_an_id(self, place, known):
+        matcher, ok = Matcher(3), "HTTP/1.1 200 OK"
+        parts = [(None, ok, str(i)) for i in range(3)]
+        parts.insert(place, (f"<response-{matcher.content_ids[1] if known else 'other'}>", ok, "labelled"))
+        assert self.match(matcher, *parts) == ([(1, "labelled")] if known else [], "")
+
+    def test_parts_without_id_are_kept_in_the_size_that_slices_have(self):
+        dice = random.Random(1)
+        bodies = ["".join(dice.choices("0123456789abcdef", k=300_000)) for _ in range(5)]
+        parts = [(None, "HTTP/1.1 200 OK", body) for body in bodies]
+        assert self.match(Matcher(5), *parts) == (list(enumerate(bodies)), "")
+
     def test_parts_without_id_are_not_hoarded(self, monkeypatch):
         monkeypatch.setattr(multipart, "_MAX_HELD", 5)
         parts = [(None, "HTTP/1.1 200 OK", str(i)) for i in range(3)]
         assert self.match(Matcher(3), *parts) == ([], "")
+        assert self.match(Matcher(1), *parts) == ([], "")  # nor are those that were kept all there were
 
 
 def test_part_is_a_value():

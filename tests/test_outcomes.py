@@ -98,6 +98,21 @@ def test_rows_wait_for_room_until_others_are_settled_not_merely_taken():
     putter.thread.join(SOON)
 
 
+def test_the_coordinator_is_behind_when_somebody_waits_for_room_or_the_queue_is_more_than_half_full():
+    outcomes = Outcomes(100, Halt())
+    first = fetched(MAX_WAITING_ROWS)
+    assert outcomes.put(first) and not outcomes.pressed()
+    putter = Putter(outcomes, fetched(1))
+    assert putter.waiting.wait(SOON)
+    assert outcomes.pressed()
+    outcomes.settled([first])
+    assert putter.result() is True and not outcomes.pressed()
+    putter.thread.join(SOON)
+    outcomes = Outcomes(4, Halt())
+    pressed = [outcomes.put(failed()) and outcomes.pressed() for _ in range(4)]
+    assert pressed == [False, False, True, True]
+
+
 def test_one_slice_larger_than_the_bound_passes_when_it_is_alone():
     outcomes = Outcomes(10, Halt())
     large, small = fetched(MAX_WAITING_ROWS * 3), fetched(1)

@@ -143,6 +143,8 @@ def test_many_refusals_halve_the_pace_once_however_many_batches_were_under_way()
     pace = Pace(16.0)
     pace.settled(10.0, 9.0, 20, 15)
     assert (pace.at(10.0), pace.reduced, pace.batch(50)) == (8.0, True, 1)
+    counts = ("calls", "refused", "cuts", "cut_calls", "cut_refused")
+    assert [pace.state()[name] for name in counts] == [0] * 5  # what was before says nothing about the new pace
     pace.settled(10.5, 9.5, 20, 15)
     pace.settled(12.0, 11.0, 20, 15)  # the server's second is still full of what was sent before
     assert pace.at(12.0) == 8.0

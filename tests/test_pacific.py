@@ -44,6 +44,12 @@ def test_today_and_next_midnight(moment, date, midnight):
     assert pacific.next_midnight(seconds) == dt.datetime.fromisoformat(midnight).replace(tzinfo=UTC).timestamp()
 
 
+def test_today_is_that_of_the_clock_unless_a_time_is_given(monkeypatch):
+    monkeypatch.setattr(pacific.time, "time", lambda: 1_768_464_000.0)  # 2026-01-15 08:00 UTC
+    assert pacific.today() == dt.date(2026, 1, 15)
+    assert pacific.today(0.0) == dt.date(1969, 12, 31)
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [("2026-01-31", "2026-01-31"), ("today", "2026-03-31"), ("Yesterday", "2026-03-30"), ("-30d", "2026-03-01"),

@@ -43,7 +43,13 @@ def test_who_asks_too_early_has_learnt_nothing():
 @pytest.mark.parametrize("last", [None, "short"])
 def test_a_daily_quota_comes_back_at_midnight(last):
     first = next_park(LOAD, None, utc(5, 12)) if last else None
-    assert next_park(DAILY, first, utc(5, 12, 5)).until == MIDNIGHT
+    park = next_park(DAILY, first, utc(5, 12, 5))
+    assert (park.since, park.until) == (utc(5, 12) if last else utc(5, 12, 5), MIDNIGHT)
+
+
+def test_refusals_of_the_same_moment_do_not_shorten_a_park():
+    daily = next_park(DAILY, None, utc(5, 12))
+    assert next_park(LOAD, daily, utc(5, 12)) == daily
 
 
 def test_a_park_of_another_day_or_of_a_clock_that_was_wrong_says_nothing():
@@ -112,6 +118,13 @@ def test_what_was_under_way_when_the_refusal_came_proves_nothing(resting):
 def test_other_sites_are_not_concerned():
     parks, plan = parked(site="sc-domain:two.example")
     assert parks.answered({PAGES, QUERIES}, plan) == ({}, [])
+
+
+def test_a_site_may_be_refused_before_anything_was_loaded():
+    parks = Parks()
+    assert parks.get(SITE) is None and parks.first_end([SITE]) is None
+    parks.refused(SITE, SHORT)
+    assert parks.get(SITE) == SHORT
 
 
 def test_the_first_end_of_several():

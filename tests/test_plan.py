@@ -215,6 +215,16 @@ def test_a_fault_is_retried_after_its_backoff_and_the_day_fails_after_its_attemp
     assert list(plan.datasets[PAGE].failed_days) == [bad.key.date]
 
 
+def test_the_leases_of_a_slice_are_counted():
+    plan = make(days=1, max_attempts=9)
+    for number in range(1, 4):
+        (slice_,) = lease(plan)
+        of = plan.datasets[PAGE]
+        assert (of.leases(slice_.key), of.first_try(slice_.key)) == (number, number == 1)
+        fail(plan, slice_, Transient("x"))
+        plan.wake(1e9)
+
+
 def test_retry_after_is_kept():
     plan = make(days=1)
     (slice_,) = lease(plan)
@@ -240,6 +250,34 @@ def test_retry_after_holds_the_whole_site_and_no_other_and_then_one_slice_asks(e
     assert lease(plan) == []
     finish(plan, probe, 1)
     assert len(lease(plan)) > 1
+
+
+def test_nothing_of_a_closed_site_is_due_before_it_opens():
+    plan = make(days=2)
+    first, second = lease(plan)
+    fail(plan, first, Transient("x"), now=100.0)
+    assert plan.next_due() == 101.0
+    fail(plan, second, BurstQuota("QPS", retry_after=30.0), now=100.0)
+    assert plan.next_due() == 130.0
+    plan.wake(130.0)
+    assert plan.next_due() is None and len(lease(plan)) == 1
+
+
+def test_a_parked_site_that_is_waited_for_goes_on_at_its_time_with_one_slice():
+    plan = make(PAGE, QUERY, OTHER, days=1, max_attempts=9)
+    slice_, _ = lease(plan)
+    assert fail(plan, slice_, LoadQuota("load")) is Verdict.PARKED
+    assert all(each.resting for each in plan.of_site(PAGE.site)) and plan.next_due() is None
+    plan.pause_site(PAGE.site, 900.0)
+    assert all(each.resting for each in plan.of_site(PAGE.site)) and not plan.datasets[PAGE].stopped
+    plan.datasets[QUERY].release(SliceKey(day(0), 0))
+    assert {each.dataset for each in lease(plan)} == {OTHER} and plan.next_due() == 900.0
+    plan.wake(899.9)
+    assert plan.available(PAGE.site) == 0 and lease(plan) == []
+    plan.wake(900.0)
+    assert not any(each.resting for each in plan.of_site(PAGE.site))
+    (probe,) = lease(plan)
+    assert probe.dataset.site == PAGE.site and lease(plan) == []
 
 
 def test_a_slice_that_is_told_to_wait_while_others_get_through_waits_alone():
@@ -455,6 +493,15 @@ def test_resumed_days_come_before_new_ones_and_go_on_where_they_stopped():
     assert plan.datasets[PAGE].calls(day(2)) == 2 and plan.datasets[PAGE].calls(day(1)) == 0
 
 
+def test_the_calls_of_a_day_are_counted_until_it_is_whole():
+    plan, counted = make(days=1), []
+    for received in (25_000, 25_000, 7):
+        (slice_,) = lease(plan)
+        counted.append(plan.datasets[PAGE].calls(DAY))
+        finish(plan, slice_, received)
+    assert counted == [0, 1, 2] and plan.datasets[PAGE].calls(DAY) == 0
+
+
 def test_a_batch_is_as_large_as_batch_size_share_and_site_allow():
     assert len(lease(make(days=9, batch_size=4))) == 4
     assert len(lease(make(days=9), most=2)) == 2
@@ -497,6 +544,19 @@ def test_while_days_overflow_days_under_way_count_as_open():
     assert plan.datasets[PAGE].open_days == 1
 
 
+def test_twice_as_many_of_the_days_under_way_are_expected_to_go_on_as_did_so_far():
+    plan = make(days=20, max_open_days=4)
+    long, *short = lease(plan, most=3)
+    finish(plan, long, 25_000)
+    for slice_ in short:
+        finish(plan, slice_, 10)
+    (follow_up,) = lease(plan, most=1)
+    assert follow_up.key.start_row == 25_000
+    finish(plan, follow_up, 10)
+    assert len(lease(plan)) == 6 and lease(plan) == []  # one of three went on: 4 of 6 may
+    assert plan.datasets[PAGE].open_days == 0
+
+
 def test_days_that_fit_one_slice_are_not_held_back_by_max_open_days():
     plan = make(days=20, max_open_days=2)
     for slice_ in lease(plan):
@@ -533,6 +593,16 @@ def test_a_slice_to_be_sent_alone_does_not_wait_until_another_dataset_has_nothin
     assert [lease(plan, most=10) for _ in range(2)] == [[Slice(QUERY, SliceKey(day(27), 0))], [bad]]
 
 
+def test_a_slice_to_be_sent_alone_after_the_new_days_leaves_them_together():
+    plan = make(days=5, max_attempts=9)
+    for number in range(3):
+        (bad,) = lease(plan, most=1)
+        fail(plan, bad, Transient("reset"), alone=False)
+        plan.wake(1e9)
+    assert [[slice_.key.date for slice_ in lease(plan)] for _ in range(3)] == [
+        [day(3), day(2), day(1), day(0)], [bad.key.date], []]
+
+
 def test_a_slice_that_failed_twice_waits_until_no_new_day_can_be_begun():
     plan = make(days=4, max_attempts=9)
     for number in range(2):
@@ -546,6 +616,26 @@ def test_a_slice_that_failed_twice_waits_until_no_new_day_can_be_begun():
     assert [slice_.key.date for slice_ in lease(plan)] == [day(2), day(1), day(0), day(3)]
 
 
+def test_whatever_waits_is_owed_until_the_dataset_ends():
+    plan = make(days=4, max_attempts=9)
+    of = plan.datasets[PAGE]
+    for number in range(3):  # then it comes after new days
+        (bad,) = lease(plan, most=1)
+        assert of.owed == 3
+        fail(plan, bad, Transient("x"))
+        assert of.owed == 4
+        plan.wake(1e9)
+        assert of.owed == 4
+    long, other = lease(plan, most=2)
+    finish(plan, long, 25_000)
+    assert of.owed == 3  # a follow-up, a new day, and the bad one
+    fail(plan, other, Transient("x"))
+    assert of.owed == 4
+    (follow_up,) = lease(plan, most=1)
+    assert fail(plan, follow_up, Denied("no")) is Verdict.DATASET_FAILED
+    assert of.owed == 0 and of.available() == 0 and not of.unfinished
+
+
 # -- outcomes, further
 
 
@@ -556,7 +646,7 @@ def test_a_released_slice_is_leased_again_as_if_never_leased():
         plan.datasets[PAGE].release(slice_.key)
         assert plan.datasets[PAGE].in_flight == 0
     (slice_,) = lease(plan)
-    assert plan.datasets[PAGE].first_try(slice_.key)
+    assert plan.datasets[PAGE].first_try(slice_.key) and plan.datasets[PAGE].leases(slice_.key) == 1
     plan.datasets[PAGE].fetched(slice_.key)
     plan.datasets[PAGE].release(slice_.key)  # answered meanwhile: nothing to release
     assert lease(plan) == []
@@ -650,6 +740,34 @@ def test_where_half_of_all_answers_are_broken_a_run_of_failures_is_no_reason_to_
     assert 3 < len(verdicts) <= 30  # 0.5 ** 17 < 1e-5, and never more than ten times its share
 
 
+def test_where_half_of_all_answers_are_broken_a_slice_waits_longer_only_when_its_run_is_beyond_chance():
+    plan, waits = make(days=1, max_attempts=9), []
+    for number in range(50):
+        plan.health.answered()
+        plan.health.failed()
+    (slice_,) = lease(plan)
+    for number in range(7):
+        fail(plan, slice_, Transient("x"))
+        waits.append(plan.next_due())
+        plan.wake(1e9)
+        lease(plan)
+    assert waits == [1.0] * 6 + [60.0]  # 0.5 ** 7 < 0.01
+
+
+def test_even_where_hardly_anything_works_a_slice_has_no_more_than_ten_times_its_share():
+    plan = make(days=1, max_attempts=3)
+    plan.health.answered()
+    for number in range(1000):
+        plan.health.failed()
+    (slice_,) = lease(plan)
+    verdicts = []
+    while not plan.finished:
+        verdicts.append(fail(plan, slice_, Transient("x")))
+        plan.wake(1e9)
+        lease(plan)
+    assert verdicts == [Verdict.RETRY] * 29 + [Verdict.DAY_FAILED]
+
+
 def test_a_refused_http_batch_is_no_verdict_on_its_slices():
     plan = make(days=2, max_attempts=3)
     for slice_ in lease(plan):
@@ -658,6 +776,14 @@ def test_a_refused_http_batch_is_no_verdict_on_its_slices():
     (first,) = lease(plan)
     assert fail(plan, first, BadRequest("unknown dimension", status=400)) is Verdict.DATASET_FAILED
     assert plan.datasets[PAGE].error.status == 400
+
+
+def test_a_refused_http_batch_leaves_each_slice_its_one_attempt():
+    plan = make(days=2, max_attempts=1)
+    for slice_ in lease(plan):
+        assert fail(plan, slice_, BadRequest("too large", status=413), alone=False) is Verdict.RETRY
+    plan.wake(1e9)
+    assert [len(lease(plan)) for _ in range(3)] == [1, 1, 0]
 
 
 def test_the_first_cause_stays():

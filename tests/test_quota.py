@@ -35,8 +35,8 @@ class Bucket(TokenBucket):
         super().take(taken.name, calls, now)
         return taken
 
-    def settle(self, taken, now, refused=0):
-        super().settle(taken.name, taken.calls, now, sent_at=taken.at, refused=refused)
+    def settle(self, taken, now, **refused):
+        super().settle(taken.name, taken.calls, now, sent_at=taken.at, **refused)
 
     def refund(self, taken, now):
         super().refund(taken.name, now)
@@ -159,6 +159,22 @@ def test_refusals_lower_the_pace_and_make_batches_small_and_nothing_goes_out_at_
     assert bucket.rate(1.0) == pytest.approx(910 / 120) and bucket.burst == 1
     assert bucket.reloaded().burst == 1
     assert bucket.wait_for(1, 1.0) == pytest.approx(120 / 910)
+
+
+def test_calls_answered_within_a_moment_leave_the_log_together_so_that_it_stays_short():
+    bucket = Bucket(960, 50)
+    for number in range(200):
+        bucket.settle(bucket.take(1, 0.0), number / 200)
+    assert len(bucket.state()["leaving"]) <= 5
+    assert [bucket.used(moment) for moment in (60.0, 61.5)] == [200, 0]
+
+
+def test_small_batches_at_full_pace_leave_more_of_the_minute_to_pace():
+    full = 910 / 60
+    bucket = Bucket(960, 50, {"pace": {"pace": full, "ceiling": full, "stepped_at": 100.0}})
+    assert bucket.burst == 2 and bucket.rate(100.0) == pytest.approx(958 / 60)
+    slower = Bucket(960, 50, {"pace": {"pace": full / 2, "ceiling": full, "stepped_at": 100.0}})
+    assert slower.burst == 1 and slower.rate(100.0) == pytest.approx(full / 2)
 
 
 class Clock:
@@ -414,6 +430,25 @@ def test_who_came_first_goes_first_however_little_the_next_one_asks_for():
         thread.join(30)
 
 
+def test_only_who_waits_for_calls_counts_as_waiting_and_not_who_waits_for_the_ledger():
+    gate = Gate()
+    ledger = Ledger(gate)
+    quota = make(gate, ledger=ledger)
+    quota.acquire("a", 10)  # of 10
+    ledger.busy = 1
+    thread = threading.Thread(target=quota.acquire, args=("a", 5), name="one")
+    thread.start()
+    gate.waiting.get(timeout=30)
+    assert not quota.is_waited_for("a")
+    gate.doors["one"].set()
+    gate.waiting.get(timeout=30)
+    assert quota.is_waited_for("a") and not quota.is_waited_for("b")
+    gate.now = 60.0
+    gate.doors["one"].set()
+    thread.join(30)
+    assert not thread.is_alive() and not quota.is_waited_for("a")
+
+
 def test_who_gives_up_makes_way_for_the_next():
     class Interrupted(Exception):
         pass
@@ -458,9 +493,9 @@ def test_a_bucket_that_breaks_the_guarantee_is_found_out(broken, monkeypatch):
                 super().settle(taken, now)
             return taken
 
-        def settle(self, taken, now, refused=0):
+        def settle(self, taken, now):
             if broken != "settle at once":
-                super().settle(taken, now, refused)
+                super().settle(taken, now)
 
         def wait_for(self, calls, now):
             if broken == "no log":
@@ -536,6 +571,34 @@ def test_signs_of_life_keep_what_is_under_way_in_the_log():
         quota.renew()
     (calls, leaves_at), = ledger.update(["site a"], lambda states, now: states["site a"]["open"]).values()
     assert (calls, leaves_at) == (10, 200.0 + 90.0)
+
+
+def test_signs_of_life_are_given_now_and_then_and_wait_for_nobody():
+    clock, asked = Clock(), []
+
+    class Asked(LocalLedger):
+        def update(self, keys, change):
+            asked.append(keys[0])
+            return super().update(keys, change)
+
+    quota = make(clock, ledger=Asked(clock))
+    first, _ = quota.acquire("a", 1), quota.acquire("b", 1)
+
+    def renewed(now):
+        clock.now = now
+        asked.clear()
+        quota.renew()
+        assert not quota._turn.locked() or now == 10.0
+        return list(asked)
+
+    assert renewed(9.0) == []
+    with quota._turn:  # somebody has the ledger, for long perhaps
+        assert renewed(10.0) == []
+    assert renewed(10.5) == []
+    assert renewed(11.0) == ["site a", "site b"]  # soon again
+    assert renewed(20.0) == []
+    quota.settle(first)
+    assert renewed(21.0) == ["site b"]
 
 
 def test_a_slowed_site_gets_less_than_was_asked_for_and_the_others_learn_of_it():

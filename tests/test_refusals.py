@@ -18,7 +18,7 @@ from gscthreads.errors import (
     Transient,
     Unauthorized,
 )
-from gscthreads.refusals import MAX_RETRY_AFTER, classify, parse_retry_after
+from gscthreads.refusals import MAX_RETRY_AFTER, classify, clean, parse_retry_after, refusal_in
 
 
 def legacy(code, message, reason=None, domain="global", **more):
@@ -167,9 +167,44 @@ def test_words_of_others_fit_every_log_terminal_and_table(body):
     error.message.encode("utf-8")
 
 
+@pytest.mark.parametrize(
+    "text, secrets, expected",
+    [
+        ("no a/b+c &d here", ["a/b+c &d"], "no *** here"), ("no a%2Fb%2Bc%20%26d here", ["a/b+c &d"], "no *** here"),
+        ("no a%2Fb%2Bc+%26d here", ["a/b+c &d"], "no *** here"), ("secret1secret2secret1", ["secret1", "secret2"],
+                                                                  "*********"),
+        ("abcdef", ["abcdef"], "***"), ("abcde", ["abcde", ""], "abcde"),  # too short to be one, and found anywhere
+        ("None 5 of 123456", [None, 5, 123456, b"123456"], "None 5 of 123456"),
+        (" a\n\tb\x00c\u202e ", (), "a b c"), ("x" * 301, (), "x" * 300), ("x " * 150 + "y", (), "x " * 150),
+    ],
+)
+def test_a_servers_words_are_one_short_line_without_the_secrets_they_repeat(text, secrets, expected):
+    assert clean(text, secrets) == expected
+
+
 def test_retry_after_is_taken_from_the_headers():
     assert classify(503, b"", {"Retry-After": "17"}).retry_after == 17.0
     assert classify(429, b"", {"Retry-After": "soon"}).retry_after is None
+
+
+@pytest.mark.parametrize(
+    "error, expected, status",
+    [
+        ({"code": 400}, BadRequest, 400), ({"code": 401}, Unauthorized, 401), ({"code": 599}, Transient, 599),
+        ({"code": 399}, Transient, 500), ({"code": 600}, Transient, 500), ({"code": 200}, Transient, 500),
+        ({"code": "403"}, Transient, 500), ({"code": 403.0}, Transient, 500), ({"code": True}, Transient, 500),
+        ({}, Transient, 500), ("no", Transient, 500), ([{"code": 403}], Transient, 500), (False, Transient, 500),
+    ],
+)
+def test_an_error_within_an_answer_goes_by_the_code_it_names(error, expected, status):
+    answer = {"error": error, "rows": []}
+    found = refusal_in(answer, json.dumps(answer).encode(), {"Retry-After": "7"})
+    assert (type(found), found.status, found.retry_after) == (expected, status, 7.0)
+
+
+@pytest.mark.parametrize("answer", [{}, {"error": None}, {"errors": [1]}, [], ["error"], "error", None, 5])
+def test_an_answer_without_an_error_tells_of_none(answer):
+    assert refusal_in(answer, json.dumps(answer).encode(), {}) is None
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gscthreads import rows as decoding
 from gscthreads.errors import ApiError, BurstQuota, Denied, Transient, Unauthorized
 from gscthreads.model import ROW_LIMIT, Dataset, Report, Rows, Slice, SliceKey
 from gscthreads.rows import _fast_parsers, make_decoder
@@ -33,7 +34,8 @@ def row(*keys, clicks=1, impressions=2, **more):
 
 
 def answer(*rows, **more):
-    return json.dumps({"rows": list(rows), "responseAggregationType": "byPage", **more}).encode()
+    """Written without spaces, as Google writes it: only such answers are decoded piece by piece."""
+    return json.dumps({"rows": list(rows), "responseAggregationType": "byPage", **more}, separators=(",", ":")).encode()
 
 
 def read(decode, body, slice_=PAGE_QUERY):
@@ -60,6 +62,7 @@ text = st.text(
     max_size=12,
 )
 count = st.integers(0, 10**7)
+SPACED = st.sampled_from([(",", ":"), (", ", ": ")])  # the first is how Google writes
 
 
 @st.composite
@@ -90,15 +93,15 @@ DIMENSIONS = [(), ("page",), ("page", "query"), ("date",), ("date", "page", "que
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.data(), st.sampled_from(DIMENSIONS), st.booleans(), st.sampled_from([None, "2026-03-09", "x", 5]))
-def test_both_decoders_give_the_same_rows_of_any_answer(data, dimensions, ascii_only, incomplete):
+@given(st.data(), st.sampled_from(DIMENSIONS), st.booleans(), st.sampled_from([None, "2026-03-09", "x", 5]), SPACED)
+def test_both_decoders_give_the_same_rows_of_any_answer(data, dimensions, ascii_only, incomplete, spaces):
     whole = {"rows": data.draw(rows_of(dimensions)), "responseAggregationType": "byPage"}
     if incomplete is not None:
         whole["metadata"] = {"first_incomplete_date": incomplete}
     try:
-        body = json.dumps(whole, ensure_ascii=ascii_only).encode("utf-8")
+        body = json.dumps(whole, ensure_ascii=ascii_only, separators=spaces).encode("utf-8")
     except UnicodeEncodeError:  # lone surrogates travel only as escapes
-        body = json.dumps(whole).encode()
+        body = json.dumps(whole, separators=spaces).encode()
     slice_ = wanted(*dimensions)
     found = SLOW(body, slice_)
     assert repr(FAST(body, slice_)) == repr(found)  # repr: 1 is not 1.0, nor 0.0 -0.0
@@ -188,6 +191,23 @@ def test_rows_stand_by_clicks_then_impressions_then_query_within_their_page(deco
 
 
 @BOTH
+def test_rows_alike_in_counts_and_query_stand_by_country_then_device(decode):
+    sent = [("q", "usa", "MOBILE"), ("q", "deu", "TABLET"), ("a", "usa", "TABLET"), ("q", "deu", "DESKTOP")]
+    ((_, found),) = decode(answer(*[row("p", *keys) for keys in sent]), wanted("page", "query", "country", "device")
+                           ).groups
+    assert [each[2:5] for each in found] == sorted(sent)
+
+
+@BOTH
+@pytest.mark.parametrize("most", [2**20, 2**30, 2**52])
+def test_counts_of_any_size_are_told_apart(decode, most):
+    sent = [row("p", query, clicks=most, impressions=most + more) for query, more in (("a", 0), ("b", 2), ("c", 1))]
+    sent.append(row("p", "d", clicks=most + 1, impressions=most))
+    ((_, found),) = decode(answer(*sent), PAGE_QUERY).groups
+    assert [each[2] for each in found] == ["d", "b", "c", "a"]
+
+
+@BOTH
 def test_rows_that_repeat_are_removed_and_the_first_stays(decode):
     found = decode(answer(row("p", "q", clicks=5, impressions=9), row("p", "r"), row("p", "q", clicks=7, impressions=9),
                           row("o", "q"), row("p", "q", clicks=5, impressions=9)), PAGE_QUERY)
@@ -247,6 +267,106 @@ def test_long_urls_that_differ_at_their_ends_stay_apart(decode):
     assert decode(answer(row(long + "1", "q"), row(long + "2", "q")), PAGE_QUERY).kept == 2
 
 
+# -- piece by piece
+
+
+def no_recourse(monkeypatch, decode):
+    """Whoever parses answers whole, or with the standard library although there is msgspec, fails."""
+    monkeypatch.setattr(decoding, "_decode_whole", lambda *_: pytest.fail("the answer was parsed whole"))
+    if decode is FAST and _fast_parsers():
+        monkeypatch.setattr(decoding, "_parse_rows", lambda *_: pytest.fail("msgspec did not take it"))
+
+
+def many(count, **more):
+    """Rows of three pages, with ties and repeats, the most clicked last."""
+    return [row(f"p{number % 3}", f"q{number // 6}" + "x" * (number % 50), clicks=number // 4, impressions=10**6,
+                **more) for number in range(count)]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "sent",
+    [many(2), many(9, ctr=0.5, position=1.5), many(9, position=3), [row("p", "a", clicks=12.0), row("p", "b")],
+     many(9000, ctr=0.25, position=7.5)],
+    ids=["two", "few", "no ctr", "12.0", "many"],
+)
+def test_what_is_written_as_google_writes_it_is_never_parsed_whole(decode, monkeypatch, sent):
+    expected = SLOW(json.dumps({"rows": sent}).encode(), PAGE_QUERY)
+    no_recourse(monkeypatch, decode)
+    assert repr(decode(answer(*sent), PAGE_QUERY)) == repr(expected)
+
+
+@BOTH
+@pytest.mark.parametrize("number", range(1, len(decoding.DIMENSIONS) + 1))
+def test_any_number_of_dimensions_is_decoded_piece_by_piece(decode, monkeypatch, number):
+    slice_ = wanted(*decoding.DIMENSIONS[:number])
+    sent = [row(*[DATE.isoformat() if name == "date" else f"{name} {place % 3}" for name in slice_.dataset.report[1]],
+                clicks=place, ctr=0.25, position=7.5) for place in range(6)]
+    expected = SLOW(json.dumps({"rows": sent}).encode(), slice_)
+    no_recourse(monkeypatch, decode)
+    assert repr(decode(answer(*sent), slice_)) == repr(expected)
+
+
+@pytest.mark.parametrize("fields, exact", [("1,2,0.5,1.5", True), ("1.0,2,0.5,1.5", False), ("1,2.0,0.5,1.5", False)])
+def test_the_fastest_parser_takes_what_google_writes_and_leaves_the_rest_to_the_next(fields, exact):
+    pytest.importorskip("msgspec")
+    names = ("clicks", "impressions", "ctr", "position")
+    text = ",".join(f'"{name}":{field}' for name, field in zip(names, fields.split(",")))
+    piece = b'[{"keys":["p","q"],%b}]' % text.encode()
+    first, second = _fast_parsers()
+    expected = ([["p"], ["q"]], [1], [2], [0.5], [1.5])
+    assert repr(second(piece, 2)) == repr(expected)
+    if exact:
+        assert repr(first(piece, 2)) == repr(expected)
+    else:
+        with pytest.raises(ValueError):
+            first(piece, 2)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 60, 200, 1000, 10**6])
+def test_however_an_answer_is_cut_its_rows_are_the_same(decode, monkeypatch, size):
+    sent = many(60, ctr=0.25, position=7.5)
+    random.Random(size).shuffle(sent)
+    expected = SLOW(json.dumps({"rows": sent}).encode(), PAGE_QUERY)
+    monkeypatch.setattr(decoding, "_PIECE", size)
+    no_recourse(monkeypatch, decode)
+    assert repr(decode(answer(*sent), PAGE_QUERY)) == repr(expected)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 10**6])
+@pytest.mark.parametrize("query", ["},{", '"},{"', "]},{[", '{"keys":["p","q"],"clicks":1,"impressions":1},{'])
+def test_a_text_like_the_end_of_a_row_ends_none(decode, monkeypatch, size, query):
+    monkeypatch.setattr(decoding, "_PIECE", size)
+    sent = [row("p", query + str(number)) for number in range(3)]
+    found = decode(answer(*sent, metadata={"x": [{}, {}]}), PAGE_QUERY)
+    assert [(page, [each[2] for each in rows]) for page, rows in found.groups] == [
+        ("p", [query + str(number) for number in range(3)])]
+
+
+@BOTH
+def test_a_row_of_any_length_is_taken(decode):
+    long = "x" * 500_000
+    for sent in ([row(long, "a"), row("p", "b")], [row("p", "b"), row(long, "a")]):
+        assert sorted(decode(answer(*sent), PAGE_QUERY).pages) == ["p", long]
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_count_whatever_stands_beside_them(decode, count):
+    sent = [row("p", str(number)) for number in range(count)]
+    assert decode(answer(*sent, error={"code": 500, "message": "no"}), PAGE_QUERY).received == count
+
+
+@BOTH
+@pytest.mark.parametrize("again", [[], None, [row("p", "c")], [row("p", "c"), row("p", "d"), row("p", "e")]])
+def test_rows_that_come_twice_are_the_same_however_they_are_written(decode, again):
+    twice = b',"rows":%b}' % json.dumps(again, separators=(",", ":")).encode()
+    body = answer(row("p", "a"), row("p", "b"))[:-1] + twice
+    assert repr(read(decode, body)) == repr(read(SLOW, body.replace(b"},{", b"}, {")))
+
+
 # -- empty answers
 
 
@@ -303,11 +423,29 @@ def test_counts_that_are_none(decode, name, value):
 
 
 @BOTH
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("broken", [{"clicks": -1}, {"impressions": -1}, {"clicks": 2**53}, {"impressions": 2**53}])
+def test_a_count_out_of_range_is_found_in_whichever_row_it_is(decode, monkeypatch, place, broken):
+    sent = [row("p", str(number)) for number in range(5)]
+    sent[place].update(broken)
+    assert read(decode, answer(*sent)) is Transient
+    monkeypatch.setattr(decoding, "_PIECE", 1)
+    assert read(decode, answer(*sent)) is Transient
+
+
+@BOTH
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "true", '"1"', "[]", "{}", "9" * 400])
 @pytest.mark.parametrize("name", ["ctr", "position"])
 def test_rates_and_positions_that_are_none(decode, name, value):
     body = '{"rows":[{"keys":["p","q"],"clicks":1,"impressions":3,"%s":%s}]}' % (name, value)
     assert read(decode, body.encode()) is Transient
+
+
+@BOTH
+def test_finite_numbers_are_taken_although_their_sum_is_none(decode):
+    sent = [row("p", query, position=1.5e308) for query in "abcd"]
+    ((_, found),) = decode(answer(*sent), PAGE_QUERY).groups
+    assert [each[-1] for each in found] == [1.5e308] * 4
 
 
 @BOTH
@@ -324,7 +462,9 @@ def test_counts_up_to_what_a_double_holds_exactly_are_taken(decode):
     "keys", [[], ["p"], ["p", "q", "r"], ["p", None], ["p", 1], ["p", ["q"]], None, "pq", {"p": "q"}, 7]
 )
 def test_keys_that_do_not_fit_the_report(decode, keys):
-    assert read(decode, answer(row("p", "q"), {**row(), "keys": keys})) is Transient
+    broken = {**row(clicks=2), "keys": keys}
+    for sent in ([row("p", "q"), broken], [broken, row("p", "q")], [broken]):
+        assert read(decode, answer(*sent)) is Transient
 
 
 @BOTH
@@ -341,6 +481,14 @@ def test_far_more_rows_than_asked_for_are_refused_and_a_few_more_taken(decode):
 
     assert decode(sent(ROW_LIMIT + 3), PAGE_QUERY).received == ROW_LIMIT + 3
     assert read(decode, sent(2 * ROW_LIMIT + 1)) is Transient
+
+
+@pytest.mark.parametrize("part, most", [(b"{}", 8 * ROW_LIMIT), (b"[]", 8 * ROW_LIMIT), (b"0", 40 * ROW_LIMIT)])
+def test_an_answer_of_far_more_parts_than_rows_have_is_refused_before_it_is_parsed(part, most):
+    body = b'{"rows":[],"x":[' + b",".join([part] * (most - 9)) + b"]}"
+    assert SLOW(body, PAGE_QUERY).received == 0
+    with pytest.raises(Transient, match="far more parts"):
+        SLOW(body[:-2] + b"," + b",".join([part] * 20) + b"]}", PAGE_QUERY)
 
 
 @BOTH
@@ -389,9 +537,9 @@ json_values = st.recursive(
         {"clicks": json_values, "impressions": json_values},
         optional={"keys": st.one_of(json_values, st.just(["p", "q"])), "ctr": json_values, "position": json_values},
     ), max_size=2)}, optional={"error": json_values, "metadata": json_values}),
-))
-def test_of_any_json_both_decoders_make_the_same_and_raise_nothing_but_api_errors(value):
-    body = json.dumps(value).encode()
+), SPACED)
+def test_of_any_json_both_decoders_make_the_same_and_raise_nothing_but_api_errors(value, spaces):
+    body = json.dumps(value, separators=spaces).encode()
     assert repr(read(FAST, body)) == repr(read(SLOW, body))
 
 

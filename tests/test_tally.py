@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 
 import pytest
 
@@ -49,6 +48,7 @@ def plan(*, done=0, **attributes):
         (plan(parked=SPENT), HALT, (PARKED, "spent; worth trying again at 2026-01-05 12:00 UTC")),
         (plan(parked=SPENT, error=BROKEN), Ending(PARKED, "locked"), (FAILED, "broken")),
         (plan(failed_days={DAYS[1]: BROKEN}), HALT, (FAILED, "2026-01-02: broken")),
+        (plan(failed_days=dict.fromkeys(DAYS[1:], BROKEN)), HALT, (FAILED, "2026-01-02: broken (and 1 more days)")),
         (plan(failed_days=dict.fromkeys(DAYS, BROKEN), parked=SPENT), HALT,
          (FAILED, "2026-01-01: broken (and 2 more days)")),
     ],
@@ -91,15 +91,15 @@ def test_the_figures_of_a_run():
     tally.sent([Slice(OTHER, SliceKey(DAYS[0], 0))], 1)
     tally.published(DATASET, 40)
     tally.published(DATASET, 2)
-    for error in (BROKEN, BROKEN, BurstQuota("QPS")):
+    for error in (BROKEN, BurstQuota("QPS"), BROKEN):
         tally.failed(error)
     tally.worked(3.0, crashed=False)
     tally.worked(1.0, crashed=True)
     now[0] = 102.5
     figures = tally.figures(RUNNING, None)
     assert figures[:7] == (RUNNING, 2, 42, 4, 1, 77, 2.5)
-    assert (figures.uptime, figures.restarts, json.loads(figures.faults), figures.halt_seconds) == (
-        0.75, 1, {"BurstQuota": 1, "Transient": 2}, None
+    assert (figures.uptime, figures.restarts, figures.faults, figures.halt_seconds) == (
+        0.75, 1, '{"BurstQuota": 1, "Transient": 2}', None
     )
     datasets = [tally.dataset_result(DATASET, Ending(COMPLETE)), tally.dataset_result(OTHER, HALT)]
     assert [each[1:] for each in map(tuple_of, datasets)] == [
