@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import ssl
@@ -262,8 +263,8 @@ def describe_fault(error: BaseException) -> str:
             return "host name not found"
         if isinstance(cause, http.client.RemoteDisconnected):
             return "connection closed without an answer"
-        if isinstance(cause, OSError) and cause.errno and cause.strerror:
-            return cause.strerror.lower()
+        if isinstance(cause, OSError) and type(cause.errno) is int:  # whose words may be anybody's
+            return os.strerror(cause.errno).lower()
     if any(isinstance(cause, (socket.timeout, urllib3.exceptions.ReadTimeoutError)) for cause in chain):
         return "timed out"
     if any(isinstance(cause, http.client.IncompleteRead) for cause in chain):

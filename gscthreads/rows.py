@@ -104,7 +104,8 @@ def _decode_pieces(body: bytes, table: "_Table", parse: Parser) -> Rows:
     return table.rows(answer.get("metadata"))
 
 
-_HEAD = re.compile(rb'[ \t\n\r]*\{[ \t\n\r]*"rows"[ \t\n\r]*:[ \t\n\r]*\[')
+_ROWS = re.compile(rb'"rows"[ \t\n\r]*:')  # never in a text, whose quotes have a backslash
+_HEAD = re.compile(rb"[ \t\n\r]*\{[ \t\n\r]*" + _ROWS.pattern + rb"[ \t\n\r]*\[")
 
 
 def _unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
@@ -120,6 +121,8 @@ def _decode_whole(body: bytes, table: "_Table") -> Rows:
     answer = _loads(body)
     if not isinstance(answer, dict):
         raise ValueError(f"a {type(answer).__name__} where an object belongs")
+    if len(_ROWS.findall(body)) > 1:
+        raise ValueError("rows that come twice")  # the last ones would count
     rows = answer.get("rows")  # null means absent
     if not isinstance(rows, (list, type(None))):
         raise ValueError("rows that are not a list")

@@ -310,6 +310,14 @@ def test_send_faults_hold_no_secrets():
     assert send_fault(KeyError("x"), "h:1", 5, foreign=False) is None
 
 
+@pytest.mark.parametrize("second", ["https://u:secret@h/?token=secret", KeyError("secret")])
+@pytest.mark.parametrize("first", ["x", 104])
+def test_an_exception_of_somebody_elses_is_described_by_known_words(first, second):
+    """Whatever has two arguments looks like an OSError of the system's, of which they are number and words."""
+    error = send_fault(requests.exceptions.ConnectionError(first, second), "h:1", 5, foreign=True)
+    assert type(error) is Transient and "secret" not in str(error)
+
+
 def test_send_faults_of_a_users_session():
     class RefreshError(Exception):
         retryable = False

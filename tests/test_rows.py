@@ -361,10 +361,18 @@ def test_rows_count_whatever_stands_beside_them(decode, count):
 
 @BOTH
 @pytest.mark.parametrize("again", [[], None, [row("p", "c")], [row("p", "c"), row("p", "d"), row("p", "e")]])
-def test_rows_that_come_twice_are_the_same_however_they_are_written(decode, again):
+def test_rows_that_come_twice_are_no_answer_however_they_are_written(decode, again):
+    """The second ones would count: [] would empty the day."""
     twice = b',"rows":%b}' % json.dumps(again, separators=(",", ":")).encode()
-    body = answer(row("p", "a"), row("p", "b"))[:-1] + twice
-    assert repr(read(decode, body)) == repr(read(SLOW, body.replace(b"},{", b"}, {")))
+    for body in (answer(row("p", "a"), row("p", "b")), answer(row("p", "a")), answer()):
+        for written in (body, body.replace(b"},{", b"}, {"), body.replace(b'"rows":', b' "rows" :')):
+            assert read(decode, written[:-1] + twice) is Transient
+
+
+@BOTH
+def test_rows_that_only_talk_of_rows_are_some(decode):
+    sent = [row("rows", '"rows":'), row('"rows" :[]', "rows")]
+    assert decode(answer(*sent), PAGE_QUERY).received == decode(answer(*sent)[:-1] + b" }", PAGE_QUERY).received == 2
 
 
 # -- empty answers
