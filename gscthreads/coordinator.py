@@ -13,7 +13,7 @@ import logging
 import math
 import random
 import time
-from typing import AbstractSet, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set, TypeVar
+from typing import AbstractSet, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, TypeVar
 
 from . import pacific, sites
 from .backoff import Backoff, Breaker
@@ -38,7 +38,7 @@ from .halt import Halt, Halted
 from .inflight import InFlight
 from .model import ROW_LIMIT, Dataset, Failed, Fetched, Rows, Slice
 from .outcomes import Outcomes
-from .parking import Parks, next_park
+from .parking import Parks, Proof, next_park
 from .plan import ENDLESS, SOLO_AFTER, DatasetPlan, OwedDay, Plan, Verdict, next_start_row, owed
 from .quota import WINDOW
 from .stores.base import FINAL, PROVISIONAL, Acknowledged, DayRecord, Store
@@ -165,7 +165,7 @@ class Coordinator:
         self._store.open(halt=self._halt)
 
         def start() -> "tuple[int, tuple[Dict[Dataset, str], List[_Adopted]]]":
-            self._store.prepare(datasets, top_queries=self._config.top_queries)
+            self._store.prepare(self._while_on(datasets), top_queries=self._config.top_queries)
             run_id = self._store.start_run(self._config.settings())
             self._parks.load(self._store.parks())
             return run_id, self._claim(datasets)
@@ -178,8 +178,15 @@ class Coordinator:
 
     def _claim(self, wanted: List[Dataset]) -> "tuple[Dict[Dataset, str], List[_Adopted]]":
         """Inside a transaction: lease what can be leased of *wanted*; (those that others hold, what the rest owes)."""
-        held = self._store.claim(wanted)
-        return held, [self._adopt(dataset) for dataset in wanted if dataset not in held]
+        held = self._store.claim(self._while_on(wanted))
+        return held, [self._adopt(dataset) for dataset in self._while_on(wanted) if dataset not in held]
+
+    def _while_on(self, datasets: List[Dataset]) -> Iterator[Dataset]:
+        """*datasets*, until a halt comes (Halted): with a server far away each takes its time."""
+        for dataset in datasets:
+            if self._halt.is_set():
+                raise Halted
+            yield dataset
 
     def _adopt(self, dataset: Dataset) -> "_Adopted":
         """Inside a transaction: what *dataset* owes; days that only want publishing are published."""
@@ -229,12 +236,16 @@ class Coordinator:
             pass
         if not self._halt.is_set():
             self._note_end(self._result(None))  # here a halt can still cut short the waiting for whoever else writes
-        deadline = self._clock() + DRAIN
-        while self._halt.is_set() and self._clock() < deadline:
+        while self._halt.is_set() and not self._leaving():
             outcomes = self._outcomes.take(0.0, most_rows=ROW_LIMIT)
             if not outcomes:
                 return
             self._settle(outcomes)
+
+    def _leaving(self) -> bool:
+        """True once a halt has come, and the moment is over in which what is at hand is still put into the store."""
+        set_at = self._halt.set_at
+        return set_at is not None and self._clock() > set_at + DRAIN
 
     def step(self) -> bool:
         """One round: lease, wait for outcomes, settle them.  False when the run is over."""
@@ -264,7 +275,7 @@ class Coordinator:
                 if not patient:
                     logger.warning("could not note the end of the run: %s", caught.__cause__)
                     break
-                patient = self._clock() < (self._halt.set_at or 0.0) + DRAIN
+                patient = not self._leaving()
                 Halt().wait(_AGAIN)
         self._store.close(discard=result.status == FAILED and not self._may_hold_rows)
         return result
@@ -422,18 +433,19 @@ class Coordinator:
         outcomes = [each for each in outcomes if self.plan.datasets[each.slice.dataset].fetched(each.slice.key)]
         if not outcomes:
             return
-        proof = self._parks.answered({slice_.dataset for slice_, _ in outcomes}, self.plan)
 
-        def write() -> List[_Stored]:
-            stored = [self._persist_one(slice_, rows) for slice_, rows in outcomes]
+        def write() -> "tuple[List[_Stored], Proof]":
+            # When it leaves, what is not in the transaction yet stays out: that may take long, with a server far away.
+            stored = [self._persist_one(slice_, rows) for slice_, rows in outcomes if not self._leaving()]
+            proof = self._parks.answered({each.slice.dataset for each in stored}, self.plan)
             for site in proof.over:
                 self._store.park(site, None)
             if self._run_id is not None:
                 self._store.save_run(self._run_id, self._tally.figures(RUNNING, None), ended=False)
             self._may_hold_rows = True
-            return stored
+            return stored, proof
 
-        stored = self._transact(write)
+        stored, proof = self._transact(write)
         self._beat_at = self._clock()
         self._parks.accept(proof)
         for one in stored:

@@ -753,7 +753,7 @@ def end_in_vain(monkeypatch, error, *, late=False):
     def note_in_vain(coordinator, result):
         monkeypatch.setattr(SQLiteStore, "begin", begin)
         if late:
-            coordinator._clock = lambda: coordinator._halt.set_at + DRAIN
+            coordinator._clock = lambda: coordinator._halt.set_at + 2 * DRAIN
         return note_end(coordinator, result)
 
     monkeypatch.setattr(Coordinator, "_note_end", note_in_vain)
@@ -787,3 +787,49 @@ def test_a_run_that_had_nothing_to_do_tells_how_many_workers_there_would_have_be
     run(sim, path, days=2, max_concurrency="auto")
     result = run(sim, path, days=2, max_concurrency="auto")
     assert (result.status, result.calls, result.concurrency) == ("complete", 0, 3)
+
+
+@pytest.mark.parametrize("path", ["sqlite"], indirect=True)
+def test_a_halt_does_not_wait_for_all_that_a_transaction_was_to_take(sim, path, monkeypatch):
+    """To a server far away that took seconds.  What is in the transaction is kept."""
+    monkeypatch.setattr("gscthreads.coordinator.DRAIN", 0.0)
+    published, publish = [], SQLiteStore.publish
+
+    def publish_and_halt(store, dataset, date, *values, **named):
+        published.append(date)
+        while len(published) == 1 and len(sync._outcomes) < 6:  # which the next transaction takes at once
+            threading.Event().wait(0.01)
+        if len(published) == 3:
+            sync.halt("enough")
+        return publish(store, dataset, date, *values, **named)
+
+    monkeypatch.setattr(SQLiteStore, "publish", publish_and_halt)
+    with gscthreads.Sync(gscthreads.SyncConfig(**settings(sim, path, batch_size=10))) as sync:
+        result = sync.start().wait(timeout=30)
+    assert (result.status, result.days, len(published)) == ("halted", 3, 3)
+    assert query(path, "SELECT status, count(*) FROM gsc_days GROUP BY 1") == [("final", 3)]
+    result = run(sim, path)
+    assert (result.status, result.days) == ("complete", 17)
+
+
+@pytest.mark.parametrize("where", ["prepare", "claim", "ledger"])
+def test_a_halt_does_not_wait_until_all_datasets_are_leased(where, sim, path, monkeypatch):
+    """There may be thousands, and a server far away."""
+    store, asked = open_store(url_of(path)), []
+    original = getattr(store, where)
+    values = settings(sim, path, search_types=["web", "image"])
+    sync = gscthreads.Sync(gscthreads.SyncConfig(**{**values, "store": store}))
+
+    def halting(wanted):
+        for each in wanted:
+            asked.append(each)
+            sync.halt("enough")
+            yield each
+
+    if where == "ledger":
+        monkeypatch.setattr(store, where, lambda *values: (list(halting(values[:1])), original(*values))[1])
+    else:
+        monkeypatch.setattr(store, where, lambda wanted, **named: original(halting(wanted), **named))
+    result = sync.run()
+    assert (result.status, result.reason, result.calls, len(asked)) == ("halted", "enough", 0, 1)
+    assert query(path, "SELECT count(*) FROM gsc_days") == [(0,)]

@@ -47,7 +47,7 @@ BACK_SECONDS = 20.0
 _PROMPT, _GRACE, _LEAVE = 0.25, 0.5, 0.7
 
 #: Seconds after which an answer is slow.
-_SLOW = 0.1
+_SLOW = 0.03
 
 _OLDEST_SERVER = 120000
 
@@ -447,22 +447,21 @@ class PostgresStore(AuditedStore):
         return run
 
     def claim(self, datasets: Iterable[Dataset]) -> Dict[Dataset, str]:
-        held: Dict[Dataset, str] = {}
         self._alone("runs")
         run = self._pending.run if self._pending is not None else 0
-        for dataset in datasets:
-            number = self._dataset(dataset)
-            found = self._link.rows(
-                "SELECT r.id, r.pid, r.host, to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
-                " FROM gsc_lease l JOIN gsc_run r ON r.id = l.run WHERE l.dataset = %s AND r.id <> %s", (number, run)
-            )
-            if found and self._lives(found[0][0]):
-                held[dataset] = HELD.format(*found[0][1:])
-            else:
-                self._link.execute(
-                    "INSERT INTO gsc_lease (dataset, run) VALUES (%s, %s)"
-                    " ON CONFLICT (dataset) DO UPDATE SET run = excluded.run", (number, run)
-                )
+        numbers = {self._dataset(dataset): dataset for dataset in datasets}
+        leases = self._link.rows(
+            "SELECT l.dataset, r.id, r.pid, r.host,"
+            " to_char(r.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+            " FROM gsc_lease l JOIN gsc_run r ON r.id = l.run WHERE r.id <> %s AND l.dataset = ANY (%s)",
+            (run, list(numbers)),
+        )
+        alive = {other for other in {lease[1] for lease in leases} if self._lives(other)}
+        held = {numbers.pop(number): HELD.format(*words) for number, other, *words in leases if other in alive}
+        self._link.execute(
+            "INSERT INTO gsc_lease (dataset, run) SELECT unnest(%s::integer[]), %s"
+            " ON CONFLICT (dataset) DO UPDATE SET run = excluded.run", (list(numbers), run)
+        )
         return held
 
     def holders(self) -> Dict[Dataset, str]:

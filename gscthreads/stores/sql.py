@@ -101,16 +101,19 @@ class SQLStore(Store):
 
     def prepare(self, datasets: Iterable[Dataset], *, top_queries: int) -> None:
         self._top_queries = top_queries
+        # All at once: there may be thousands of datasets, and a server far away.
+        known = {(site, report, search_type): values for site, report, search_type, *values in self.read(
+            "SELECT site, report, search_type, id, dimensions, top_queries FROM gsc_dataset")}
         for dataset in datasets:
             wanted = ",".join(dataset.report.dimensions)
-            for dimensions, in self.read(f"SELECT dimensions FROM gsc_dataset WHERE {_NAMED}", names_of(dataset)):
-                if dimensions != wanted:
-                    raise ConfigError(
-                        f"report {dataset.report.name!r} is stored with dimensions {dimensions};"
-                        f" give {wanted} another name"
-                    )
-                self._execute(f"UPDATE gsc_dataset SET top_queries = ? WHERE {_NAMED} AND top_queries <> ?",
-                              (top_queries, *names_of(dataset), top_queries))
+            number, dimensions, ranked = known.get(names_of(dataset), (0, wanted, top_queries))
+            if dimensions != wanted:
+                raise ConfigError(
+                    f"report {dataset.report.name!r} is stored with dimensions {dimensions}; give {wanted} another name"
+                )
+            if ranked != top_queries:
+                self._execute("UPDATE gsc_dataset SET top_queries = ? WHERE id = ?", (top_queries, number))
+            self._datasets[dataset] = number  # 0: not yet begun
 
     def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
         days: Dict[dt.date, DayRecord] = {}
