@@ -7,9 +7,10 @@ import datetime as dt
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 from . import pacific
+from .audit import Flaw, audit
 from .halt import Halt, Halted
 from .model import Dataset
-from .stores.base import FINAL, PROVISIONAL, Flaw, Store
+from .stores.base import FINAL, PROVISIONAL, Store
 
 #: Rows a day from which some may be missing at Google: 48,860 to 50,484 were seen where 50,000 are promised
 #: (gsc-api.md 2.7).
@@ -94,7 +95,7 @@ def examine(store: Store, halt: Halt, *, oldest: dt.date, sites: Optional[Sequen
             if halt.is_set():
                 raise Halted
             finding = judge_days(dataset, known, oldest=oldest)
-            finding.flaws = store.audit(dataset)
+            finding.flaws = audit(store, dataset)
             finding.held = holders.get(dataset) or store.holders().get(dataset, "")  # a run may have begun
             if finding.held:  # a run with ``force`` stages slices of days that are final
                 finding.flaws = [flaw for flaw in finding.flaws if flaw.kind != "staged"]

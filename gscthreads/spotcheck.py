@@ -11,6 +11,7 @@ import random
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from .audit import Flaw
 from .backoff import Backoff
 from .client import Client, Outcome
 from .errors import (
@@ -29,7 +30,7 @@ from .halt import Halt, Halted
 from .model import Dataset, Failed, Rows, Slice, SliceKey
 from .parking import next_park
 from .quota import Grant, Quota
-from .stores.base import FINAL, Flaw, Park, Store
+from .stores.base import FINAL, Park, Store
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 from typing import TypeVar, Union
 
-from . import pacific
+from . import audit, pacific
+from .audit import Flaw
 from .auth import Credentials, open_credentials
 from .backoff import Backoff
 from .client import Client
@@ -32,7 +33,7 @@ from .rows import make_decoder
 from .sockets import SocketRegistry
 from .spotcheck import SpotCheck
 from .stores import open_store
-from .stores.base import Flaw, Park, RunFigures, Store
+from .stores.base import Park, RunFigures, Store
 from .sync import Sync
 from .ticking import Ticking
 
@@ -147,8 +148,8 @@ def _mend(flaws: Sequence[Flaw], strays: Mapping[str, int], store: Store, halt: 
             dataset, holder = next(iter(held.items()))
             raise StoreLocked(f"{dataset} is {holder}; repair it afterwards")
         if strays:  # before days come that may get their numbers
-            store.drop_strays()
-        store.mend(flaws)
+            audit.drop_strays(store)
+        audit.mend(store, flaws)
         seconds = round(time.monotonic() - began, 3)
         store.save_run(run_id, RunFigures(COMPLETE, 0, 0, 0, 0, 0, seconds), ended=True)
         if halt.is_set():
@@ -354,7 +355,7 @@ class _Verify:
                 findings = examine(store, halt, oldest=pacific.oldest_day(self._today), sites=self._sites)
                 if halt.is_set():
                     raise Halted
-                strays = store.strays()
+                strays = audit.strays(store)
                 groups = how_synced(store, [finding.dataset for finding in findings])
             if self._access is not None and findings:
                 check = self._ask(self._access, findings)

@@ -466,9 +466,8 @@ def test_an_answer_to_one_report_does_not_take_the_park_of_another_back(sim, pat
 def test_a_service_that_is_down_is_given_up_for_the_sites_that_were_asked_not_for_one_that_sleeps(sim, path):
     sim.faults.script("load_403", times=None, site=OTHER)
     sim.faults.script("http_503", times=None, site=SITE)
-    config = gscthreads.SyncConfig(**settings(sim, path, sites=[OTHER, SITE], wait_for_quota=True, max_attempts=2))
-    sync = gscthreads.Sync(config)
-    with sync:
+    values = settings(sim, path, days=200, sites=[OTHER, SITE], wait_for_quota=True, max_attempts=2)
+    with gscthreads.Sync(gscthreads.SyncConfig(**values)) as sync:
         sync.start()
         while not sync._coordinator or len(sync._coordinator.plan.datasets) < 2:
             threading.Event().wait(0.01)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gscthreads.audit import audit
 from gscthreads.errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from gscthreads.halt import Halt, Halted
 from gscthreads.model import Dataset, Report, Rows, SliceKey
@@ -475,7 +476,7 @@ def test_characters_that_postgres_cannot_store_cost_no_row(store):
         assert found == [(1, "a", 9), (1, "c", 7), (2, "b\0", 5)]
     else:
         assert found == [(1, "a", 9), (2, "c", 7), (3, "b\ufffd", 5)]
-    assert store.audit(QUERY) == store.audit(PAGE) == []
+    assert audit(store, QUERY) == audit(store, PAGE) == []
 
 
 @pytest.mark.parametrize("url", ["u:secret@h/db", "postgresql:u:secret@h/db", "sqlite://u:secret@h",

@@ -32,8 +32,8 @@ DAYS = [LAST - dt.timedelta(days=number) for number in range(26)]
 MINUTE, LIMIT, BUDGET = 3.0, 40, 32
 
 #: What docs/vendoring.md says can be left out.
-COMMAND_LINE = ["__main__.py", "cli.py", "demo.py", "estimate.py", "findings.py", "progress.py", "signals.py",
-                "spotcheck.py", "summary.py", "verify.py"]
+COMMAND_LINE = ["__main__.py", "audit.py", "cli.py", "demo.py", "estimate.py", "findings.py", "progress.py",
+                "signals.py", "spotcheck.py", "summary.py", "verify.py"]
 POSTGRES = ["postgres.py", "postgres_link.py", "postgres_schema.py", "postgres_sync.py"]
 
 #: Most that the core may weigh: what a copy needs that syncs into SQLite or Postgres.

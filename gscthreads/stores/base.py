@@ -54,17 +54,6 @@ class RunFigures(NamedTuple):
     halt_seconds: Optional[float] = None
 
 
-class Flaw(NamedTuple):
-    """Something that is not as it was written.  ``kind``: ``rows`` (a published day's rows are not those the ledger
-    speaks of, are in the wrong order, or have lost their names), ``staged`` (slices that belong to nothing any more, or
-    whose rows are not those acknowledged), ``lifetime`` (totals that don't follow from the rows; ``date`` is None)."""
-
-    kind: str
-    dataset: Dataset
-    date: Optional[dt.date]
-    words: str
-
-
 class Park(NamedTuple):
     """A site whose load quota was spent: when that was first seen, and when it is worth asking again (both UTC)."""
 
@@ -177,25 +166,6 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def datasets(self) -> List[Dataset]:
         """Every dataset that was ever begun, in order of site, report and search type."""
-
-    @abc.abstractmethod
-    def audit(self, dataset: Dataset) -> List[Flaw]:
-        """Hold what is stored of *dataset* against itself: rows against the ledger, ranks, names, staged slices,
-        totals."""
-
-    @abc.abstractmethod
-    def strays(self) -> Dict[str, int]:
-        """What is stored of days that are not in the ledger, which nobody sees: {what: how much}."""
-
-    @abc.abstractmethod
-    def drop_strays(self) -> None:
-        """Inside a transaction: delete what ``strays`` counts."""
-
-    @abc.abstractmethod
-    def mend(self, flaws: Iterable[Flaw]) -> None:
-        """Inside a transaction: drop staged slices that belong to nothing, compute lifetime totals anew, and reopen
-        days whose rows are wrong: they become provisional, so that a sync replaces them; readers see them until then.
-        """
 
     @abc.abstractmethod
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:

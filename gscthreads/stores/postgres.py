@@ -29,12 +29,11 @@ from ..halt import Halt, Halted
 from ..model import Dataset, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import postgres_schema as schema
-from .audit import AuditedStore
-from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, Flaw, RunFigures
+from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, RunFigures
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
 from .postgres_sync import PostgresLedger, is_gone, lock_key, machine
-from .sql import REMEMBERED, dataset_of, plain
+from .sql import REMEMBERED, SQLStore, dataset_of, plain
 
 #: Seconds to wait for a server that went away in the middle of a run (it restarts, or fails over), and for locks.
 PATIENCE = 300.0
@@ -61,7 +60,7 @@ class _Transaction(NamedTuple):
     serial: int
 
 
-class PostgresStore(AuditedStore):
+class PostgresStore(SQLStore):
     """A store in the database that *where* names: a ``postgresql://`` URL, or a function that makes a connection of
     psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing.
     *role*: who to be there, and who owns the tables; "": the one who logs in."""
@@ -124,7 +123,7 @@ class PostgresStore(AuditedStore):
     def _migrate(self, *, writing: bool) -> None:
         """Bring the tables up to date; one process does it, the others wait."""
         newest = len(schema.MIGRATIONS)
-        version = self._once(self._version)
+        version = self.together(self._version)
         if version == newest:
             return
         if version > newest:
@@ -291,8 +290,7 @@ class PostgresStore(AuditedStore):
     def _lock_key(self, name: str) -> int:
         return lock_key(self._link.schema, name)
 
-    def _once(self, question: Callable[[], T]) -> T:
-        """The answer to *question*, inside the present transaction or one of its own."""
+    def together(self, question: Callable[[], T]) -> T:
         if self._link.in_transaction:
             return question()
         if not self._opened:
@@ -465,7 +463,7 @@ class PostgresStore(AuditedStore):
         return held
 
     def holders(self) -> Dict[Dataset, str]:
-        found = self._once(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS, BACK_SECONDS)))
+        found = self.together(lambda: self._link.rows(schema.HOLDERS, (LEASE_SECONDS, BACK_SECONDS)))
         return {
             dataset_of(*names): HELD.format(pid, host, since)
             for host, where, pid, since, *names in found if not _is_gone(host, where, pid)
@@ -495,23 +493,15 @@ class PostgresStore(AuditedStore):
             self._link.execute("DELETE FROM gsc_lease WHERE run = %s", (run_id,))
             self._ended = True
 
-    # -- proofs, each in one transaction
-
-    def audit(self, dataset: Dataset) -> List[Flaw]:
-        return self._once(functools.partial(super().audit, dataset))
-
-    def strays(self) -> Dict[str, int]:
-        return self._once(super().strays)
-
     # -- statements
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
         if values:
             statement = statement.replace("%", "%%").replace("?", "%s")
         return self._link.execute(statement, values)
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
-        found = self._once(lambda: self._execute(statement, values).fetchall())
+        found = self.together(lambda: self.execute(statement, values).fetchall())
         return [tuple(map(_portable, row)) for row in found]
 
     def interrupt(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import datetime as dt
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from ..errors import ConfigError
 from ..model import Dataset, Report, Rows
@@ -22,6 +22,8 @@ SELECT d.date, d.status, a.start_row, a.received, a.fetched_on, a.data_state
 FROM gsc_dataset s JOIN gsc_day d ON d.dataset = s.id LEFT JOIN gsc_slice a ON a.day = d.id
 WHERE {_NAMED} AND d.date BETWEEN ? AND ?
 """
+
+T = TypeVar("T")
 
 #: Longest message kept.
 _MESSAGE = 500
@@ -43,9 +45,21 @@ class SQLStore(Store):
     def page_order(self) -> Mapping[str, int]:
         return self._pages
 
+    #: ``sums``: selects rows, clicks, impressions, positions and ctrs, which prove the rows of what follows its FROM;
+    #: ``weight``: the part of a row of gsc_fact f in gsc_lifetime.weight.
+    _words: Mapping[str, str]
+
     @abc.abstractmethod
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
         """Run *statement* inside the present transaction."""
+
+    def together(self, questions: Callable[[], T]) -> T:
+        """What *questions* returns, which reads: all of it inside the present transaction, or one."""
+        return questions()
+
+    def worded(self, statement: str) -> str:
+        """*statement* in the words of the dialect."""
+        return statement.format(**self._words)
 
     @abc.abstractmethod
     def _day(self, dataset: Dataset, date: dt.date) -> int:
@@ -59,21 +73,21 @@ class SQLStore(Store):
     def _segment(self, names: Sequence[str]) -> int:
         """Inside a transaction: what stands for a country, device and appearance; adds it."""
 
-    def _number(self, dataset: Dataset) -> int:
+    def number(self, dataset: Dataset) -> int:
         """What stands for *dataset* in the tables, 0 when it was never begun."""
         found = self.read(f"SELECT id FROM gsc_dataset WHERE {_NAMED}", names_of(dataset))
         return int(found[0][0]) if found else 0
 
     def _dataset(self, dataset: Dataset) -> int:
         """Inside a transaction: the same, having begun it."""
-        number = self._datasets.get(dataset) or self._number(dataset)
+        number = self._datasets.get(dataset) or self.number(dataset)
         if not number:
-            self._execute(
+            self.execute(
                 "INSERT INTO gsc_dataset (site, report, search_type, dimensions, top_queries) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT DO NOTHING",
                 (*names_of(dataset), ",".join(dataset.report.dimensions), self._top_queries),
             )
-            number = self._number(dataset)
+            number = self.number(dataset)
         self._datasets[dataset] = number
         return number
 
@@ -112,7 +126,7 @@ class SQLStore(Store):
                     f"report {dataset.report.name!r} is stored with dimensions {dimensions}; give {wanted} another name"
                 )
             if ranked != top_queries:
-                self._execute("UPDATE gsc_dataset SET top_queries = ? WHERE id = ?", (top_queries, number))
+                self.execute("UPDATE gsc_dataset SET top_queries = ? WHERE id = ?", (top_queries, number))
             self._datasets[dataset] = number  # 0: not yet begun
 
     def ledger(self, dataset: Dataset, start: dt.date, end: dt.date) -> Dict[dt.date, DayRecord]:
@@ -131,7 +145,7 @@ class SQLStore(Store):
             self._forget_slices(self._day(dataset, date))
 
     def fail_day(self, dataset: Dataset, date: dt.date, error: str) -> None:
-        self._execute(
+        self.execute(
             "UPDATE gsc_day SET status = CASE WHEN status = ? THEN ? ELSE status END, error = ? WHERE id = ?",
             (OPEN, FAILED, plain(error)[:_MESSAGE], self._day(dataset, date)),
         )
@@ -143,9 +157,9 @@ class SQLStore(Store):
         return {site: Park(_moment(since), _moment(until), reason) for site, since, until, reason in found}
 
     def park(self, site: str, park: Optional[Park]) -> None:
-        self._execute("DELETE FROM gsc_park WHERE site = ?", (site,))
+        self.execute("DELETE FROM gsc_park WHERE site = ?", (site,))
         if park is not None:
-            self._execute(
+            self.execute(
                 "INSERT INTO gsc_park (site, since, until, reason) VALUES (?, ?, ?, ?)",
                 (site, stamp(park.since), stamp(park.until), plain(park.reason)[:_MESSAGE]),
             )

@@ -17,10 +17,9 @@ from ..halt import Halt, Halted
 from ..model import Dataset, Rows, SliceKey
 from ..quota import QuotaLedger
 from . import schema
-from .audit import AuditedStore
 from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, RunFigures
 from .layout import laid_out
-from .sql import REMEMBERED, dataset_of, stamp
+from .sql import REMEMBERED, SQLStore, dataset_of, stamp
 from .sqlite_sync import RunLock, SyncFile, explained, is_busy, is_running, others
 
 #: Seconds to wait for another writer of the same file (a reader never blocks us, nor we it).
@@ -30,7 +29,7 @@ PATIENCE = 60.0
 _OLDEST_SQLITE = (3, 25, 0)
 
 
-class SQLiteStore(AuditedStore):
+class SQLiteStore(SQLStore):
     """A store in the file *path*.
 
     *shared*: the file may hold another program's tables, beside which ours are made (each name begins with ``gsc_``).
@@ -199,10 +198,10 @@ class SQLiteStore(AuditedStore):
 
     def stage(self, dataset: Dataset, key: SliceKey, rows: Rows, ack: Acknowledged) -> None:
         day = self._day(dataset, key.date)
-        self._execute("DELETE FROM gsc_stage WHERE day = ? AND start_row = ?", (day, key.start_row))
+        self.execute("DELETE FROM gsc_stage WHERE day = ? AND start_row = ?", (day, key.start_row))
         self._insert(schema.STAGE, (day, key.start_row), self._columns(dataset, rows))
-        self._execute("UPDATE gsc_day SET status = ? WHERE id = ? AND status = ?", (OPEN, day, FAILED))
-        self._execute(
+        self.execute("UPDATE gsc_day SET status = ? WHERE id = ? AND status = ?", (OPEN, day, FAILED))
+        self.execute(
             schema.NOTE_STAGED, (day, key.start_row, ack.received, ack.fetched_on.isoformat(), ack.data_state)
         )
 
@@ -212,37 +211,37 @@ class SQLiteStore(AuditedStore):
         if replaced:
             self._withdraw(dataset, day)
         if rows is None:
-            count = self._execute(schema.PUBLISH_STAGED, (day,)).rowcount
+            count = self.execute(schema.PUBLISH_STAGED, (day,)).rowcount
         else:
             count = self._insert(schema.FACTS, (day,), self._columns(dataset, rows))
         if dataset.report.name == "page":
             self._add_lifetime(dataset, day, date, replaced=replaced)
         if staged:
             self._forget_slices(day)
-        self._execute(schema.NOTE_PUBLISHED, (day, status, count, calls, _now()))
+        self.execute(schema.NOTE_PUBLISHED, (day, status, count, calls, _now()))
         return count
 
     def _withdraw(self, dataset: Dataset, day: int) -> None:
         """Take a published day's rows out, remembering its pages in gsc_gone for ``_add_lifetime``."""
         if dataset.report.name == "page":
-            self._execute("DELETE FROM temp.gsc_gone")
-            self._execute("INSERT INTO temp.gsc_gone SELECT page FROM gsc_fact WHERE day = ? AND rank = 1", (day,))
-            self._execute(schema.LIFETIME_SUBTRACT, (self._dataset(dataset), day))
-        self._execute("DELETE FROM gsc_fact WHERE day = ?", (day,))
+            self.execute("DELETE FROM temp.gsc_gone")
+            self.execute("INSERT INTO temp.gsc_gone SELECT page FROM gsc_fact WHERE day = ? AND rank = 1", (day,))
+            self.execute(schema.LIFETIME_SUBTRACT, (self._dataset(dataset), day))
+        self.execute("DELETE FROM gsc_fact WHERE day = ?", (day,))
 
     def _add_lifetime(self, dataset: Dataset, day: int, date: dt.date, *, replaced: bool) -> None:
         number = self._dataset(dataset)
-        self._execute(schema.LIFETIME_ADD, (number, day, date.isoformat()))
+        self.execute(schema.LIFETIME_ADD, (number, day, date.isoformat()))
         if replaced:
-            self._execute(
+            self.execute(
                 "DELETE FROM temp.gsc_gone WHERE page IN (SELECT page FROM gsc_fact WHERE day = ?)", (day,)
             )
-            self._execute(schema.LIFETIME_DROP, (number,))
-            self._execute(schema.LIFETIME_REDATE, (number, date.isoformat()))
+            self.execute(schema.LIFETIME_DROP, (number,))
+            self.execute(schema.LIFETIME_REDATE, (number, date.isoformat()))
 
     def _forget_slices(self, day: int) -> None:
-        self._execute("DELETE FROM gsc_stage WHERE day = ?", (day,))
-        self._execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
+        self.execute("DELETE FROM gsc_stage WHERE day = ?", (day,))
+        self.execute("DELETE FROM gsc_slice WHERE day = ?", (day,))
 
     def _columns(self, dataset: Dataset, rows: Rows) -> List[_Column]:
         """page, rank, query, segment, clicks, impressions, ctr and position of *rows*, in the order of gsc_fact's key:
@@ -272,7 +271,7 @@ class SQLiteStore(AuditedStore):
             for place, column in enumerate(bound, before):
                 values[place : before + width * size : width] = column[start : start + size]
             values[-1] = size
-            self._execute(
+            self.execute(
                 f"INSERT INTO {into} SELECT * FROM (VALUES {','.join([marks] * room)}) LIMIT ?", values
             )
         return count
@@ -306,13 +305,13 @@ class SQLiteStore(AuditedStore):
         if found:
             return int(found[0][0])
         insert = "INSERT INTO gsc_segment (country, device, appearance) VALUES (?, ?, ?)"
-        return int(self._execute(insert, values).lastrowid or 0)
+        return int(self.execute(insert, values).lastrowid or 0)
 
     def _day(self, dataset: Dataset, date: dt.date) -> int:
         number = self._days.get((dataset, date))
         if number is None:
             place = (self._dataset(dataset), date.isoformat())
-            inserted = self._execute(
+            inserted = self.execute(
                 "INSERT OR IGNORE INTO gsc_day (dataset, date, status) VALUES (?, ?, 'open')", place
             )
             if inserted.rowcount:
@@ -327,7 +326,7 @@ class SQLiteStore(AuditedStore):
     def start_run(self, settings: str) -> int:
         for run in self.read("SELECT id, token, beat FROM gsc_run WHERE status = 'running'"):
             self._lives(*run)
-        inserted = self._execute(
+        inserted = self.execute(
             "INSERT INTO gsc_run (started_at, status, settings, host, pid, token, beat)"
             " VALUES (?, 'running', ?, ?, ?, ?, ?)",
             (_now(), settings, socket.gethostname(), os.getpid(), self._token(), time.monotonic()),
@@ -346,7 +345,7 @@ class SQLiteStore(AuditedStore):
             if found and self._lives(*found[0][:3]):
                 held[dataset] = HELD.format(*found[0][3:])
             else:
-                self._execute("INSERT OR REPLACE INTO gsc_lease (dataset, run) VALUES (?, ?)", (number, self._run_id))
+                self.execute("INSERT OR REPLACE INTO gsc_lease (dataset, run) VALUES (?, ?)", (number, self._run_id))
         return held
 
     def holders(self) -> Dict[Dataset, str]:
@@ -374,38 +373,38 @@ class SQLiteStore(AuditedStore):
         with self._errors():
             if is_running(self.path, token) and time.monotonic() - beat < LEASE_SECONDS:
                 return True
-        self._execute("UPDATE gsc_run SET status = 'killed' WHERE id = ?", (run_id,))
-        self._execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
+        self.execute("UPDATE gsc_run SET status = 'killed' WHERE id = ?", (run_id,))
+        self.execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
         return False
 
     def _token(self) -> str:
         return self._run_lock.token if self._run_lock is not None else ""
 
     def save_run(self, run_id: int, figures: RunFigures, *, ended: bool) -> None:
-        self._execute(
+        self.execute(
             "UPDATE gsc_run SET status = ?, days = ?, rows = ?, calls = ?, retries = ?, peak_qpm = ?, seconds = ?,"
             " uptime = ?, restarts = ?, faults = ?, halt_seconds = ?, ended_at = ? WHERE id = ?",
             (*figures, _now() if ended else None, run_id),
         )
         if ended:
-            self._execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
+            self.execute("DELETE FROM gsc_lease WHERE run = ?", (run_id,))
             self._run_id = None
 
     # -- statements
 
-    def _ask(self, statement: str, values: Sequence[Any]) -> List[Tuple[Any, ...]]:
+    def worded(self, statement: str) -> str:
         if not self.read("SELECT 1 FROM pragma_table_info('gsc_day') WHERE name = 'ctrs'"):
             # A file that was not written to since schema._PROOFS came has no such sums yet.
             statement = re.sub(r"\b(d\.ctrs|a\.(kept|clicks|impressions|positions|ctrs))\b", "NULL", statement)
-        return super()._ask(statement, values)
+        return super().worded(statement)
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         with self._errors():
             return self._connection().execute(statement, values)
 
     def read(self, statement: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         with self._errors():
-            return self._execute(statement, values).fetchall()
+            return self.execute(statement, values).fetchall()
 
     def interrupt(self) -> None:
         database = self._db

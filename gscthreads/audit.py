@@ -1,17 +1,30 @@
 """What a store in SQL holds against itself, and how that is mended: the same in every dialect.
 
-Statements have ``?`` for values, and ``{sums}`` and ``{weight}`` for what a dialect says in words of its own.  All call
-gsc_day ``d`` and gsc_slice ``a``: old SQLite files lack some of their columns (``SQLiteStore._ask``).
+Statements have ``?`` for values, and ``{sums}`` and ``{weight}`` for what a dialect says in words of its own
+(``SQLStore.worded``).  All call gsc_day ``d`` and gsc_slice ``a``: old SQLite files lack some of their columns.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
-from ..model import Dataset
-from .base import FAILED, OPEN, PROVISIONAL, Flaw
-from .sql import SQLStore
+from .errors import StoreError
+from .model import Dataset
+from .stores.base import FAILED, OPEN, PROVISIONAL, Store
+from .stores.sql import SQLStore
+
+
+class Flaw(NamedTuple):
+    """Something that is not as it was written.  ``kind``: ``rows`` (a published day's rows are not those the ledger
+    speaks of, are in the wrong order, or have lost their names), ``staged`` (slices that belong to nothing any more, or
+    whose rows are not those acknowledged), ``lifetime`` (totals that don't follow from the rows; ``date`` is None)."""
+
+    kind: str
+    dataset: Dataset
+    date: Optional[dt.date]
+    words: str
+
 
 #: Published days whose rows are not those the ledger speaks of, and other days that have rows.
 _DAYS = """
@@ -94,66 +107,79 @@ FROM {table} WHERE day IN (
 """
 
 
-class AuditedStore(SQLStore):
-    """A store in SQL, which can be held against itself.  Each dialect has its words."""
+def audit(store: Store, dataset: Dataset) -> List[Flaw]:
+    """Hold what *store* has of *dataset* against itself: rows against the ledger, ranks, names, staged slices,
+    totals."""
+    sql = _in_sql(store)
+    return sql.together(lambda: _audit(sql, dataset))
 
-    #: ``sums``: selects rows, clicks, impressions, positions and ctrs, which prove the rows of what follows its FROM;
-    #: ``weight``: the part of a row of gsc_fact f in gsc_lifetime.weight.
-    _words: Mapping[str, str]
 
-    def _ask(self, statement: str, values: Sequence[Any]) -> List[Tuple[Any, ...]]:
-        """What an auditing *statement* finds."""
-        return self.read(statement.format(**self._words), values)
+def _audit(sql: SQLStore, dataset: Dataset) -> List[Flaw]:
+    number = sql.number(dataset)
+    flaws = [
+        Flaw("rows", dataset, dt.date.fromisoformat(date), _row_words(status, noted, counted))
+        for date, status, noted, counted in sql.read(sql.worded(_DAYS), (number,))
+    ]
 
-    def audit(self, dataset: Dataset) -> List[Flaw]:
-        number = self._number(dataset)
-        flaws = [
-            Flaw("rows", dataset, dt.date.fromisoformat(date), _row_words(status, noted, counted))
-            for date, status, noted, counted in self._ask(_DAYS, (number,))
-        ]
+    def look(kind: str, words: str, statement: str, *values: Any) -> None:
+        """Of several flaws of a *kind*, the first one found tells enough of a day."""
+        known = {flaw.date for flaw in flaws if flaw.kind == kind}
+        found = sql.read(sql.worded(statement), (number, *values))
+        dates = [dt.date.fromisoformat(date) for date, in found]
+        flaws.extend(Flaw(kind, dataset, date, words) for date in dates if date not in known)
 
-        def look(kind: str, words: str, statement: str, *values: Any) -> None:
-            """Of several flaws of a *kind*, the first one found tells enough of a day."""
-            known = {flaw.date for flaw in flaws if flaw.kind == kind}
-            dates = [dt.date.fromisoformat(date) for date, in self._ask(statement, (number, *values))]
-            flaws.extend(Flaw(kind, dataset, date, words) for date in dates if date not in known)
+    look("rows", "rows are not in order of rank", _RANKS)
+    look("rows", "rows whose page, or country and device, is not there any more", _NAMES,
+         "page" in dataset.report.dimensions)
+    look("staged", "staged slices that belong to nothing", _STAGED)
+    look("staged", "staged rows that are not those acknowledged", _ACKNOWLEDGED)
+    if dataset.report.name == "page":
+        stale = sql.read(sql.worded(_LIFETIME), (number,) * 4)[0][0]
+        if stale:
+            flaws.append(Flaw("lifetime", dataset, None, f"lifetime totals of {stale} pages are not their sums"))
+    return flaws
 
-        look("rows", "rows are not in order of rank", _RANKS)
-        look("rows", "rows whose page, or country and device, is not there any more", _NAMES,
-             "page" in dataset.report.dimensions)
-        look("staged", "staged slices that belong to nothing", _STAGED)
-        look("staged", "staged rows that are not those acknowledged", _ACKNOWLEDGED)
-        if dataset.report.name == "page":
-            stale = self._ask(_LIFETIME, (number,) * 4)[0][0]
-            if stale:
-                flaws.append(Flaw("lifetime", dataset, None, f"lifetime totals of {stale} pages are not their sums"))
-        return flaws
 
-    def strays(self) -> Dict[str, int]:
-        counts = {words: int(self.read(f"SELECT count(*) {_STRAYS.format(table=table)}")[0][0])
-                  for table, words in _OF_DAYS.items()}
-        return {words: count for words, count in counts.items() if count}
+def strays(store: Store) -> Dict[str, int]:
+    """What is stored of days that are not in the ledger, which nobody sees: {what: how much}."""
+    sql = _in_sql(store)
+    counts = sql.together(lambda: {
+        words: int(sql.read(f"SELECT count(*) {_STRAYS.format(table=table)}")[0][0])
+        for table, words in _OF_DAYS.items()
+    })
+    return {words: count for words, count in counts.items() if count}
 
-    def drop_strays(self) -> None:
-        for table in _OF_DAYS:
-            self._execute(f"DELETE {_STRAYS.format(table=table)}")
 
-    def mend(self, flaws: Iterable[Flaw]) -> None:
-        flaws = list(flaws)
-        # Also where a day's rows are wrong, before it is replaced: that takes the rows, as they are, out of the totals.
-        for dataset in dict.fromkeys(
-            flaw.dataset for flaw in flaws
-            if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page"
-        ):
-            number = (self._number(dataset),)
-            self._execute("DELETE FROM gsc_lifetime WHERE dataset = ?", number)
-            self._execute(_REBUILD.format(**self._words), number)
-        for kind, dataset, date, _ in flaws:
-            if date is not None and kind == "staged":
-                self.unstage(dataset, [date])
-            elif date is not None and kind == "rows":
-                self._execute("UPDATE gsc_day SET status = ? WHERE dataset = ? AND date = ?",
-                              (PROVISIONAL, self._number(dataset), date.isoformat()))
+def drop_strays(store: Store) -> None:
+    """Inside a transaction: delete what ``strays`` counts."""
+    for table in _OF_DAYS:
+        _in_sql(store).execute(f"DELETE {_STRAYS.format(table=table)}")
+
+
+def mend(store: Store, flaws: Iterable[Flaw]) -> None:
+    """Inside a transaction: drop staged slices that belong to nothing, compute lifetime totals anew, and reopen days
+    whose rows are wrong: they become provisional, so that a sync replaces them; readers see them until then."""
+    sql, flaws = _in_sql(store), list(flaws)
+    # Also where a day's rows are wrong, before it is replaced: that takes the rows, as they are, out of the totals.
+    for dataset in dict.fromkeys(
+        flaw.dataset for flaw in flaws
+        if flaw.kind == "lifetime" or flaw.kind == "rows" and flaw.dataset.report.name == "page"
+    ):
+        number = (sql.number(dataset),)
+        sql.execute("DELETE FROM gsc_lifetime WHERE dataset = ?", number)
+        sql.execute(sql.worded(_REBUILD), number)
+    for kind, dataset, date, _ in flaws:
+        if date is not None and kind == "staged":
+            sql.unstage(dataset, [date])
+        elif date is not None and kind == "rows":
+            sql.execute("UPDATE gsc_day SET status = ? WHERE dataset = ? AND date = ?",
+                        (PROVISIONAL, sql.number(dataset), date.isoformat()))
+
+
+def _in_sql(store: Store) -> SQLStore:
+    if not isinstance(store, SQLStore):
+        raise StoreError(f"{type(store).__name__} is no store in SQL: it can't be verified")
+    return store
 
 
 def _row_words(status: str, noted: int, counted: int) -> str:
