@@ -322,11 +322,11 @@ class PostgresStore(SQLStore):
             count = self._copy("gsc_fact", {"day": day}, dataset, rows)
         if pages:
             self._add_lifetime(dataset, day, date, gone)
-        self._forget_slices(day)
+        # In one go, as wherever no answer is needed: to a server far away each statement takes its time.
         self._link.execute(
-            f"{schema.NOTE_SUMS}; UPDATE gsc_day SET status = %s, rows = %s, calls = %s,"
+            f"{schema.FORGET_SLICES}; {schema.NOTE_SUMS}; UPDATE gsc_day SET status = %s, rows = %s, calls = %s,"
             " published_at = clock_timestamp(), error = NULL WHERE id = %s",
-            (day, day, status, count, calls, day),
+            (day, day, day, day, status, count, calls, day),
         )
         return count
 
@@ -349,7 +349,7 @@ class PostgresStore(SQLStore):
             self._link.execute(schema.LIFETIME_REDATE, (number, gone, date))
 
     def _forget_slices(self, day: int) -> None:
-        self._link.execute("DELETE FROM gsc_stage WHERE day = %s; DELETE FROM gsc_slice WHERE day = %s", (day, day))
+        self._link.execute(schema.FORGET_SLICES, (day, day))
 
     def _copy(self, table: str, fixed: Dict[str, int], dataset: Dataset, rows: Rows) -> int:
         """COPY *rows*, each after the *fixed* columns, into *table*; the number of rows."""
@@ -422,12 +422,8 @@ class PostgresStore(SQLStore):
     def _day(self, dataset: Dataset, date: dt.date) -> int:
         number = self._days.get((dataset, date))
         if number is None:
-            place = (self._dataset(dataset), date)
-            find = "SELECT id FROM gsc_day WHERE dataset = %s AND date = %s"
-            found = self._link.rows(find, place) or self._link.rows(
-                "INSERT INTO gsc_day (dataset, date, status) VALUES (%s, %s, 'open') RETURNING id", place
-            )
-            number = self._days[dataset, date] = int(found[0][0])
+            number = int(self._link.one(schema.BEGIN_DAY, (self._dataset(dataset), date) * 2))
+            self._days[dataset, date] = number
         return number
 
     # -- runs

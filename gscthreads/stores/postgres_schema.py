@@ -160,6 +160,17 @@ ALTER TABLE gsc_slice ADD COLUMN kept bigint, ADD COLUMN clicks numeric, ADD COL
 #: Each entry lifts the schema by one version (gsc_meta).  Append only: users' databases hold every older version.
 MIGRATIONS = (_TABLES + _VIEWS, _MACHINE, _PROOFS)
 
+#: A day's line, whose id is asked for; made when missing.
+BEGIN_DAY = """
+WITH found AS (SELECT id FROM gsc_day WHERE dataset = %s AND date = %s),
+made AS (
+    INSERT INTO gsc_day (dataset, date, status)
+    SELECT %s, %s, 'open' WHERE NOT EXISTS (SELECT 1 FROM found) RETURNING id
+)
+SELECT id FROM found UNION ALL SELECT id FROM made
+"""
+FORGET_SLICES = "DELETE FROM gsc_stage WHERE day = %s; DELETE FROM gsc_slice WHERE day = %s"
+
 #: The staged slices of a day become its rows.  Rows that repeat across slices count once, as first served.
 PUBLISH_STAGED = """
 INSERT INTO gsc_fact (day, page, rank, query, segment, clicks, impressions, ctr, position)
