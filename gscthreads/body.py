@@ -7,7 +7,6 @@ expands to or notices a gzip stream without its end.  So the raw bytes are read 
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import socket
@@ -20,6 +19,7 @@ import urllib3.exceptions
 
 from . import refusals
 from .errors import ApiError, BadRequest, CredentialsError, Transient
+from .nesting import loads
 
 #: Bytes asked for at a time.  Small, since what a failing read had already got is lost.
 READ_SIZE = 16 * 1024
@@ -196,7 +196,7 @@ def read_not_multipart(response: requests.Response) -> ApiError:
     """The error that an answer 200 to a batch stands for when it isn't multipart; reads its body.  Never raises."""
     body = Body(response, max_bytes=_MAX_REFUSAL).read_start(ERROR_BYTES)
     try:
-        refusal = refusals.refusal_in(json.loads(body.decode("utf-8", "replace")), body, response.headers)
+        refusal = refusals.refusal_in(loads(body, "replace"), body, response.headers)
     except (ValueError, RecursionError):
         refusal = None
     return refusal or Transient("the answer to a batch is not multipart", status=200, reason="notMultipart")

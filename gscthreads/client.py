@@ -23,6 +23,7 @@ from .errors import ApiError, Transient, Unauthorized
 from .halt import Halt, Halted
 from .model import ROW_LIMIT, Failed, Fetched, Rows, Slice
 from .multipart import MAX_PART, Matcher, Part, boundary_of, compose
+from .nesting import loads
 from .sockets import SocketRegistry, adopt_session, new_session
 
 log = logging.getLogger(__name__)
@@ -340,7 +341,7 @@ def _no_batch() -> Transient:
 
 def _read_clicks(body: bytes) -> Dict[dt.date, int]:
     try:
-        answer = json.loads(body.decode("utf-8"))
+        answer = loads(body)
         rows = answer.get("rows") or []
         if not rows and "responseAggregationType" not in answer:  # Google always names it, an error page doesn't
             raise ValueError("neither rows nor responseAggregationType")
@@ -351,7 +352,7 @@ def _read_clicks(body: bytes) -> Dict[dt.date, int]:
 
 def _read_sites(body: bytes) -> List[Tuple[str, str]]:
     try:
-        answer = json.loads(body.decode("utf-8"))
+        answer = loads(body)
         entries = answer.get("siteEntry", [])
         if answer and "siteEntry" not in answer:  # no sites is {} (gsc-api.md 1), so this is something else
             raise ValueError("no siteEntry")

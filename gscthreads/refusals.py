@@ -4,13 +4,13 @@ nothing else.  Pure.  Source: gsc-api.md 5.1 (shapes) and 5.2 (table)."""
 from __future__ import annotations
 
 import email.utils
-import json
 import re
 import time
 import urllib.parse
 from typing import Any, Iterable, List, Mapping, NamedTuple, Optional, Type
 
 from .errors import ApiError, BadRequest, BurstQuota, DailyQuota, Denied, LoadQuota, Transient, Unauthorized
+from .nesting import loads
 
 #: Longest Retry-After that is believed, in seconds: a broken proxy must not park a run for a day.
 MAX_RETRY_AFTER = 900.0
@@ -110,7 +110,7 @@ def _quota_class(text: str, reasons: "set[str]") -> Type[ApiError]:
 
 def _read_refusal(body: bytes) -> _Refusal:
     try:
-        error = json.loads(body.decode("utf-8", "replace"))["error"]
+        error = loads(body, "replace")["error"]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return _Refusal("", [], [])
     if not isinstance(error, dict):

@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Seque
 
 from .errors import ApiError, Transient
 from .model import DIMENSIONS, ROW_LIMIT, Rows, Slice
+from .nesting import is_deep
 from .refusals import refusal_in
 
 #: Counts above this can't have come from a double without loss (all four metrics are doubles, gsc-api.md 2.6).
@@ -61,6 +62,8 @@ def decode(
 ) -> Rows:
     """The rows of one answer.  An answer without "rows" is an empty one.  Raises ``Transient`` (or the class that
     fits, when the body is an error in spite of its status) for anything that isn't an answer to *slice_*."""
+    if is_deep(body):
+        raise Transient("the answer is nested too deeply to be one", reason="malformed")
     escaped = b"\\" in body and (b"\\ud" in body or b"\\uD" in body)
     for parse in (*fast, _parse_rows):
         try:

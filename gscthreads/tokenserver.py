@@ -6,7 +6,6 @@ No secret gets into a message: what a server repeats of a request is blanked out
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 import urllib.parse
@@ -17,6 +16,7 @@ import requests
 from .body import Body, send_fault
 from .errors import CredentialsError, Transient
 from .keyfile import SCOPE, SIGN_IN
+from .nesting import loads
 from .refusals import clean, parse_retry_after
 
 GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"
@@ -71,7 +71,7 @@ def ask(http: requests.Session, uri: str, form: Dict[str, str], advice: Mapping[
         message = f"{server} answers with a redirect (HTTP {answer.status}); credentials are never sent after one"
         raise CredentialsError(f"{message}. Check token_uri")
     try:
-        found = json.loads(answer.data)
+        found = loads(answer.data)
     except (ValueError, RecursionError):
         found = None
     if answer.status >= 400:

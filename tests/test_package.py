@@ -83,7 +83,7 @@ def test_the_budget_is_a_share_of_the_limit_and_the_config_frozen():
 # -- the package
 
 LAYERS = [
-    {"_version", "errors", "halt", "backoff", "concurrency", "pace", "pool", "ticking"},
+    {"_version", "errors", "halt", "backoff", "concurrency", "pace", "pool", "ticking", "nesting"},
     {"gate", "model", "refusals", "pacific", "sites", "figures", "keyfile"},
     {"quota"},
     {"rows", "outcomes", "multipart", "body", "sockets", "stores.base", "stores.layout", "stores.schema",
