@@ -7,36 +7,36 @@ overflow", bpo-42500) when the garbage collector happens to call somebody just t
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Any
 
-#: Deepest nesting that is parsed; Google's answers have five.
+#: Nesting up to which all is parsed, and from twice of which on nothing; Google's answers have five.
 MOST = 100
 
 _CAN_ABORT = sys.version_info < (3, 10)
 
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.S)
+_OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def is_deep(data: bytes) -> bool:
-    """Whether *data* must not be parsed.  Costs about 1 ms a megabyte, and nothing where no process aborts."""
+    """Whether *data* must not be parsed.  Costs about 1.3 ms a megabyte, and nothing where no process aborts."""
     if not _CAN_ABORT or data.count(b"[") + data.count(b"{") <= MOST:
         return False
-    # Brackets in texts, which are few, may keep others from being paired.
-    return len(_unpaired(data)) > MOST and len(_unpaired(_TEXT.sub(b"", data))) > MOST
-
-
-def _unpaired(data: bytes) -> bytes:
-    """The brackets left of *data* when the innermost pairs are taken away as often as anything may be nested."""
-    left = data.translate(None, _NO_BRACKETS)
-    for _ in range(MOST):
+    left = _brackets(data)
+    for _ in range(MOST):  # take the innermost pairs away
         fewer = left.replace(b"[]", b"").replace(b"{}", b"")
         if len(fewer) == len(left):
-            break
+            return len(left) > MOST  # an answer that was cut off leaves a few
         left = fewer
-    return left
+    return bool(left)
+
+
+def _brackets(data: bytes) -> bytes:
+    """The brackets of *data* that are in no text."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Two quotes with no bracket between them change nothing about what is inside a text.
+    return b"".join(data.translate(None, _OTHERS).replace(b'""', b"").split(b'"')[::2])
 
 
 def loads(data: bytes, errors: str = "strict") -> Any:
