@@ -1,7 +1,8 @@
 """JSON of others that is nested deeper than anything Google sends.  Pure.
 
-Parsing it ends in a RecursionError; but before CPython 3.10 the whole process may abort ("Cannot recover from stack
-overflow", bpo-42500) when the garbage collector happens to call somebody just then.  So there it is not parsed at all.
+Parsing it ends in a RecursionError; but in CPython 3.8, and in 3.9 at first, the whole process may abort ("Cannot
+recover from stack overflow", bpo-42500) when the garbage collector happens to call somebody just then.  So there it is
+not parsed at all.
 """
 
 from __future__ import annotations

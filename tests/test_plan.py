@@ -725,46 +725,38 @@ def test_a_day_that_fails_in_the_middle_of_paging_is_no_longer_open():
     assert [slice_.key for slice_ in lease(plan)] == [SliceKey(day(0), 0)]
 
 
-def test_where_half_of_all_answers_are_broken_a_run_of_failures_is_no_reason_to_give_up():
-    plan = make(days=1, max_attempts=3)
-    for number in range(50):
+def troubled(*, answered, failed, max_attempts):
+    """A plan of one day, leased, after so many first tries of other slices."""
+    plan = make(days=1, max_attempts=max_attempts)
+    for _ in range(answered):
         plan.health.answered()
+    for _ in range(failed):
         plan.health.failed()
     (slice_,) = lease(plan)
-    verdicts = []
+    return plan, slice_
+
+
+def failing(plan, slice_):
+    """The verdicts on *slice_*, which always fails, with when its next try is due."""
     while not plan.finished:
-        verdicts.append(fail(plan, slice_, Transient("x")))
+        yield fail(plan, slice_, Transient("x")), plan.next_due()
         plan.wake(1e9)
         lease(plan)
+
+
+def test_where_half_of_all_answers_are_broken_a_run_of_failures_is_no_reason_to_give_up():
+    verdicts = [verdict for verdict, _ in failing(*troubled(answered=50, failed=50, max_attempts=3))]
     assert verdicts == [Verdict.RETRY] * (len(verdicts) - 1) + [Verdict.DAY_FAILED]
     assert 3 < len(verdicts) <= 30  # 0.5 ** 17 < 1e-5, and never more than ten times its share
 
 
 def test_where_half_of_all_answers_are_broken_a_slice_waits_longer_only_when_its_run_is_beyond_chance():
-    plan, waits = make(days=1, max_attempts=9), []
-    for number in range(50):
-        plan.health.answered()
-        plan.health.failed()
-    (slice_,) = lease(plan)
-    for number in range(7):
-        fail(plan, slice_, Transient("x"))
-        waits.append(plan.next_due())
-        plan.wake(1e9)
-        lease(plan)
-    assert waits == [1.0] * 6 + [60.0]  # 0.5 ** 7 < 0.01
+    tries = failing(*troubled(answered=50, failed=50, max_attempts=9))
+    assert [due for _, due in itertools.islice(tries, 7)] == [1.0] * 6 + [60.0]  # 0.5 ** 7 < 0.01
 
 
 def test_even_where_hardly_anything_works_a_slice_has_no_more_than_ten_times_its_share():
-    plan = make(days=1, max_attempts=3)
-    plan.health.answered()
-    for number in range(1000):
-        plan.health.failed()
-    (slice_,) = lease(plan)
-    verdicts = []
-    while not plan.finished:
-        verdicts.append(fail(plan, slice_, Transient("x")))
-        plan.wake(1e9)
-        lease(plan)
+    verdicts = [verdict for verdict, _ in failing(*troubled(answered=1, failed=1000, max_attempts=3))]
     assert verdicts == [Verdict.RETRY] * 29 + [Verdict.DAY_FAILED]
 
 

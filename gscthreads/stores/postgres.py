@@ -33,7 +33,7 @@ from .base import FAILED, HELD, LEASE_SECONDS, OPEN, Acknowledged, RunFigures
 from .layout import laid_out
 from .postgres_link import Connect, Link, check_schema, connector, numbers, texts
 from .postgres_sync import PostgresLedger, is_gone, lock_key, machine
-from .sql import REMEMBERED, SQLStore, dataset_of, plain
+from .sql import REMEMBERED, SQLStore, dataset_of, plain, stamp
 
 #: Seconds to wait for a server that went away in the middle of a run (it restarts, or fails over), and for locks.
 PATIENCE = 300.0
@@ -519,14 +519,10 @@ def _merged(rows: Rows, ids: Sequence[int]) -> Tuple[Rows, List[int]]:
     return Rows.of(groups), list(by_id)
 
 
-def _utc(moment: dt.datetime) -> dt.datetime:
-    return moment.astimezone(dt.timezone.utc)
-
-
 def _portable(value: Any) -> Any:
     """A value as SQLite would give it."""
     if isinstance(value, dt.datetime):
-        return _utc(value).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return stamp(value)
     if isinstance(value, dt.date):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):

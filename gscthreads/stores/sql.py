@@ -35,6 +35,10 @@ REMEMBERED = 100_000
 class SQLStore(Store):
     """A store in SQL.  Each dialect says how it runs a statement."""
 
+    #: ``sums``: selects rows, clicks, impressions, positions and ctrs, which prove the rows of what follows its FROM;
+    #: ``weight``: the part of a row of gsc_fact f in gsc_lifetime.weight.
+    _words: Mapping[str, str]
+
     def __init__(self) -> None:
         self._datasets: Dict[Dataset, int] = {}
         self._days: Dict[Tuple[Dataset, dt.date], int] = {}
@@ -44,10 +48,6 @@ class SQLStore(Store):
 
     def page_order(self) -> Mapping[str, int]:
         return self._pages
-
-    #: ``sums``: selects rows, clicks, impressions, positions and ctrs, which prove the rows of what follows its FROM;
-    #: ``weight``: the part of a row of gsc_fact f in gsc_lifetime.weight.
-    _words: Mapping[str, str]
 
     @abc.abstractmethod
     def execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
