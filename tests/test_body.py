@@ -10,7 +10,7 @@ import zlib
 import pytest
 import requests
 import urllib3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads import body as body_module
@@ -24,6 +24,7 @@ from gscthreads.body import (
     send_fault,
 )
 from gscthreads.errors import BadRequest, CredentialsError, Transient, Unauthorized
+from tests.properties import examples
 
 
 class Raw:
@@ -95,7 +96,7 @@ def test_a_deflate_stream_that_begins_almost_like_one_with_a_header_has_none():
     assert begins_alike > 0
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=5), st.lists(st.integers(0, 2000), max_size=20))
 def test_members_and_cuts_do_not_matter(members, cuts):
     packed = b"".join(gzip.compress(member) for member in members)

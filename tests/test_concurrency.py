@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads.concurrency import FIRST, MOST, Concurrency, Seen, Workers
+from tests.properties import examples
 
 
 class Server:
@@ -189,7 +190,7 @@ def test_a_server_that_becomes_slower_for_all_keeps_its_workers():
     assert auto.workers >= MOST - 2
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     lanes=st.integers(1, 30), latency=st.floats(0.1, 3.0), budget=st.floats(1.0, 40.0),
     burst=st.one_of(st.just(float("inf")), st.floats(2.0, 30.0)), jitter=st.lists(st.floats(-0.5, 0.5), max_size=5),

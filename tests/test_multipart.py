@@ -3,12 +3,13 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads import multipart
 from gscthreads.errors import Transient
 from gscthreads.multipart import Matcher, Part, PartParser, boundary_of, compose
+from tests.properties import examples
 
 
 def parse(data, boundary="B", cuts=()):
@@ -266,7 +267,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.lists(_PIECES, max_size=40).map(b"".join), st.data())
 def test_cuts_do_not_matter(data, draw):
     whole = parse(data)
@@ -276,7 +277,7 @@ def test_cuts_do_not_matter(data, draw):
         assert (plain(parts), fault) == (plain(whole[0]), whole[1])
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.lists(st.tuples(st.integers(200, 599), st.text("{}[]\"ab \n\r-B'", max_size=30)), max_size=6),
     st.sampled_from(["\r\n", "\n"]),

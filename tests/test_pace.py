@@ -8,10 +8,11 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads.pace import Pace
+from tests.properties import examples
 
 FULL = 910 / 60  # calls per second: 960 a minute less a burst of 50
 
@@ -170,7 +171,7 @@ def test_a_site_that_was_slowed_is_forgiven_after_a_while_at_full_pace():
     assert pace.state() == {}
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     full=st.sampled_from([0.0, 0.5, 5.0, FULL, 500.0]),
     batches=st.lists(

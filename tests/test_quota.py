@@ -11,12 +11,13 @@ import threading
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads.halt import Halt
 from gscthreads.errors import StoreLocked
 from gscthreads.quota import Grant, LocalLedger, Quota, TokenBucket
+from tests.properties import examples
 
 
 class Taken(NamedTuple):
@@ -60,7 +61,7 @@ def take(bucket, calls, now):
     raise AssertionError("never granted")
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(
     budget=st.sampled_from([1, 2, 5, 48, 960]),
     burst=st.integers(1, 60),
@@ -253,7 +254,7 @@ def test_switched_off_it_only_counts():
 # -- the bucket, further
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(budget=st.sampled_from([1, 2, 5, 48, 960]), burst=st.integers(1, 60), idle=st.floats(0, 1e6))
 def test_after_however_long_a_rest_no_more_than_a_burst_goes_out_at_once(budget, burst, idle):
     bucket, now = Bucket(budget, burst), 0.0
@@ -294,7 +295,7 @@ def test_batches_too_use_all_of_the_refill():
     assert 3 * 910 - 50 <= sum(calls for at, calls in sent if 120 <= at < 300) <= 3 * 960
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     steps=st.lists(st.tuples(st.floats(0, 30), st.integers(1, 12), st.integers(1, 12), st.floats(0, 5)), max_size=25),
     budget=st.sampled_from([5, 48, 960]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads.errors import (
@@ -19,6 +19,7 @@ from gscthreads.errors import (
     Unauthorized,
 )
 from gscthreads.refusals import MAX_RETRY_AFTER, classify, clean, parse_retry_after, refusal_in
+from tests.properties import examples
 
 
 def legacy(code, message, reason=None, domain="global", **more):
@@ -242,7 +243,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.integers(100, 999),
     st.one_of(

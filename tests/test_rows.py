@@ -8,13 +8,14 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads import rows as decoding
 from gscthreads.errors import ApiError, BurstQuota, Denied, Transient, Unauthorized
 from gscthreads.model import ROW_LIMIT, Dataset, Report, Rows, Slice, SliceKey
 from gscthreads.rows import _fast_parsers, make_decoder
+from tests.properties import examples
 
 DATE = dt.date(2026, 3, 10)
 SLOW = make_decoder(fast=False)
@@ -92,7 +93,7 @@ DIMENSIONS = [(), ("page",), ("page", "query"), ("date",), ("date", "page", "que
               ("device", "page"), ("query",), ("searchAppearance",)]
 
 
-@settings(max_examples=250, deadline=None)
+@examples(250)
 @given(st.data(), st.sampled_from(DIMENSIONS), st.booleans(), st.sampled_from([None, "2026-03-09", "x", 5]), SPACED)
 def test_both_decoders_give_the_same_rows_of_any_answer(data, dimensions, ascii_only, incomplete, spaces):
     whole = {"rows": data.draw(rows_of(dimensions)), "responseAggregationType": "byPage"}
@@ -538,7 +539,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.one_of(
     json_values,
     st.fixed_dictionaries({"rows": st.lists(st.fixed_dictionaries(
@@ -551,7 +552,7 @@ def test_of_any_json_both_decoders_make_the_same_and_raise_nothing_but_api_error
     assert repr(read(FAST, body)) == repr(read(SLOW, body))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.binary(max_size=60), st.integers(0, 60), st.integers(0, 60))
 def test_of_any_bytes_both_decoders_make_the_same_and_raise_nothing_but_api_errors(noise, start, length):
     good = answer(row("p", "q", ctr=0.5, position=1.0))

@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from gscthreads.audit import audit
@@ -20,6 +20,7 @@ from gscthreads.stores import open_store, sqlite_sync
 from gscthreads.stores.base import FAILED, FINAL, OPEN, PROVISIONAL, Acknowledged, Park, RunFigures
 from gscthreads.stores.sqlite import SQLiteStore
 from gscthreads.stores.sqlite_sync import SyncFile
+from tests.properties import examples
 
 PAGE = Dataset("sc-domain:a.com", Report("page", ("page",)), "web")
 QUERY = Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web")
@@ -234,7 +235,7 @@ AGAIN = (
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.dictionaries(st.sampled_from("abcde"), st.integers(0, 9), max_size=4)),
