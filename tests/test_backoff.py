@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads.backoff import UNLIKELY, Backoff, Breaker, Health
+from tests.properties import examples
 
 # -- pauses
 
@@ -20,6 +21,7 @@ def test_a_pause_doubles_with_each_failure_up_to_its_cap(failures, expected):
     assert Backoff(1.0, 60.0).delay(failures, 1.0) == expected
 
 
+@examples(100)
 @given(st.floats(0, 3600), st.floats(0, 3600), st.integers(1, 10**9), st.floats(0, 1))
 def test_a_pause_is_never_longer_than_its_cap_and_full_jitter_reaches_down_to_nothing(base, cap, failures, jitter):
     backoff = Backoff(base, cap)
@@ -72,6 +74,7 @@ def test_the_odds_can_be_chosen():
     assert health(1, 2).is_chance(6, odds=0.01) and not health(1, 2).is_chance(7, odds=0.01)
 
 
+@examples(100)
 @given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 50))
 def test_more_failures_in_a_row_are_never_more_likely(answered, failed, failures):
     found = health(answered, failed)

@@ -201,6 +201,7 @@ def test_it_stays_in_its_bounds_whatever_the_server_does(lanes, latency, budget,
     assert all(1 <= workers <= MOST for _, workers in server.run(Concurrency(0.0), 30))
 
 
+@examples(100)
 @given(
     st.lists(
         st.tuples(

@@ -14,6 +14,7 @@ from gscthreads.config import GOOGLE, SyncConfig, check_root, read_report
 from gscthreads.errors import ConfigError
 from gscthreads.model import DIMENSIONS, SEARCH_TYPES, Report
 from gscthreads.quota import LocalLedger
+from tests.properties import examples
 
 SITE = "sc-domain:a.com"
 TODAY = dt.date(2026, 3, 31)
@@ -314,6 +315,7 @@ def test_roots_that_are_refused(root, words):
     assert "hunter2" not in str(caught.value)
 
 
+@examples(100)
 @given(st.text(max_size=20), st.sampled_from(["", "http://", "https://", "http://[", "https://a:"]))
 def test_whatever_is_given_for_a_root_nothing_but_a_config_error_comes(text, scheme):
     try:

@@ -12,6 +12,7 @@ from gscthreads.errors import Transient
 from gscthreads.inflight import Fate, InFlight
 from gscthreads.model import Dataset, Report, Slice, SliceKey
 from gscthreads.worker import BatchEnded
+from tests.properties import examples
 
 
 def slices(count, site="sc-domain:one.example"):
@@ -70,6 +71,7 @@ def test_words_about_a_slice_of_no_batch_are_nobodys():
     assert in_flight.ended(BatchEnded(batch)) == Fate(False, None, list(batch.slices))
 
 
+@examples(100)
 @given(st.lists(st.sampled_from(["answered", "failed", "unsent", "silent"]), min_size=1, max_size=8))
 def test_whatever_comes_of_the_slices_nothing_is_kept_after_the_end(fates):
     in_flight, error = InFlight(), Transient("no", reason="x")

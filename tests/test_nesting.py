@@ -14,6 +14,7 @@ from gscthreads import body, client, nesting, refusals, rows, tokenserver
 from gscthreads.errors import Transient
 from gscthreads.model import Dataset, Report, Slice, SliceKey
 from gscthreads.nesting import MOST, is_deep
+from tests.properties import examples
 
 SLICE = Slice(Dataset("sc-domain:a.com", Report("page_query", ("page", "query")), "web"), SliceKey(None, 0))
 DEEP = b'{"error":' * 100_000
@@ -34,6 +35,7 @@ def test_as_deep_as_allowed_and_deeper():
     assert is_deep(DEEP) and is_deep(b'{"rows":[],"x":' + b"[" * 100_000) and is_deep(b'{"a":[' * 1000)
 
 
+@examples(100)
 @given(st.text("[]{}\"\\ax", max_size=20))
 def test_brackets_in_texts_do_not_count(text):
     answer = {"rows": [{"keys": [text, "b"], "clicks": 1} for _ in range(300)]}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gscthreads import pacific
 from gscthreads.errors import ConfigError
+from tests.properties import examples
 
 TODAY = dt.date(2026, 3, 31)
 UTC = dt.timezone.utc
@@ -59,6 +60,7 @@ def test_dates_as_people_write_them(text, expected):
     assert pacific.parse_day(text, TODAY).isoformat() == expected
 
 
+@examples(100)
 @given(st.one_of(st.text(max_size=12), st.sampled_from(
     ["2026-1-1", "20260101", "2026-02-30", "0000-01-01", "9999m", "-9999999d", "٢٠٢٦-٠١-٠١", "30", "", "2026-W01-1"])))
 def test_anything_else_is_refused_with_what_is_allowed(text):
@@ -68,6 +70,7 @@ def test_anything_else_is_refused_with_what_is_allowed(text):
         assert repr(text) in str(error) and "YYYY-MM-DD" in str(error)
 
 
+@examples(100)
 @given(st.dates(dt.date(1000, 1, 1), dt.date(9000, 1, 1)))
 def test_iso_dates_come_back(date):
     assert pacific.parse_day(date.isoformat(), TODAY) == date
@@ -132,6 +135,7 @@ def test_today_and_next_midnight_agree_with_the_zone_data_every_hour_around_the_
                 moment += dt.timedelta(minutes=30)
 
 
+@examples(100)
 @given(st.floats(1.2e9, 2.1e9))
 def test_the_next_midnight_is_less_than_25_hours_and_a_second_ahead_and_begins_the_next_day(now):
     midnight = pacific.next_midnight(now)
@@ -155,6 +159,7 @@ def test_google_keeps_sixteen_months(today, oldest):
     assert pacific.oldest_day(dt.date.fromisoformat(today)).isoformat() == oldest
 
 
+@examples(100)
 @given(st.dates(dt.date(1900, 1, 1), dt.date(9998, 1, 1)), st.integers(0, 600))
 def test_months_before_keep_the_day_of_the_month_or_take_its_last(date, months):
     found = pacific.months_before(date, months)

@@ -160,6 +160,7 @@ def test_a_batch_that_would_wait_for_a_worker_waits_until_it_is_worth_it():
     assert len(lease(plan, out=1)) == 2  # there will not be more
 
 
+@examples(100)
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 64), st.integers(0, 70))
 def test_a_share_keeps_the_lanes_busy_and_leaves_something_for_the_others(available, more, workers, out):
     share = batch_share(available, available + more, workers=workers, out=out)

@@ -564,6 +564,7 @@ def test_of_any_bytes_both_decoders_make_the_same_and_raise_nothing_but_api_erro
 
 
 @BOTH
+@examples(100)
 @given(
     numbers=st.lists(st.integers(0, 50), min_size=12, max_size=12),
     rows=st.lists(

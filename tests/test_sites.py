@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gscthreads.sites import advice, closest
+from tests.properties import examples
 
 DOMAIN = "sc-domain:example.com"
 WWW, BARE, HTTP, SHOP = (
@@ -88,6 +89,7 @@ def test_advice(site, entries, words):
     assert words in advice(site, entries)
 
 
+@examples(100)
 @given(st.text(max_size=30), st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["siteOwner",
                                                                                       "siteUnverifiedUser"]))))
 def test_whatever_is_written_only_other_readable_properties_are_suggested(site, entries):
