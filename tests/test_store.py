@@ -533,6 +533,25 @@ def test_a_role_that_is_assumed_owns_the_tables_and_a_living_run_is_not_taken_fo
                     assert start(third, PAGE)[1] == {}
 
 
+@pytest.mark.parametrize("which", ["", "-sync", "-run-abcabcabcabc"])
+def test_whatever_file_is_damaged_no_connection_is_left_open(which, tmp_path, monkeypatch):
+    path, made, connect = str(tmp_path / "search.db"), [], sqlite3.connect
+
+    def remembered(*args, **kwargs):
+        made.append(connect(*args, **kwargs))
+        return made[-1]
+
+    with open(path + which, "w", encoding="utf-8") as file:
+        file.write("hello, this is not a database at all " * 100)
+    monkeypatch.setattr(sqlite3, "connect", remembered)
+    with pytest.raises((StoreError, sqlite3.DatabaseError)):
+        sqlite_sync.is_running(path, "abcabcabcabc") if "run" in which else SQLiteStore(path).open()
+    assert made
+    for each in made:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            each.execute("SELECT 1")
+
+
 def test_waiting_for_another_process_that_opens_the_file_ends_at_a_halt(tmp_path):
     holder, halt = SyncFile(str(tmp_path / "search.db")), Halt()
     with contextlib.closing(holder), holder.alone():

@@ -126,8 +126,12 @@ class SQLiteStore(SQLStore):
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=0.5, isolation_level=None, cached_statements=64)
-        database.execute("PRAGMA cache_size = -16000")  # KiB: holds the B-tree of the days being written
-        database.execute("PRAGMA temp_store = MEMORY")
+        try:
+            database.execute("PRAGMA cache_size = -16000")  # KiB: holds the B-tree of the days being written
+            database.execute("PRAGMA temp_store = MEMORY")
+        except BaseException:
+            database.close()
+            raise
         return database
 
     def _check_ours(self) -> int:

@@ -82,9 +82,9 @@ def _locked(path: str, statements: str) -> Optional[sqlite3.Connection]:
         for statement in statements.split(";"):
             lock.execute(statement).fetchone()
         return lock
-    except sqlite3.OperationalError as error:
+    except BaseException as error:
         lock.close()
-        if is_busy(error):
+        if isinstance(error, sqlite3.OperationalError) and is_busy(error):
             return None
         raise
 
