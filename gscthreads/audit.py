@@ -1,6 +1,6 @@
 """What a store in SQL holds against itself, and how that is mended: the same in every dialect.
 
-Statements have ``?`` for values, and ``{sums}`` and ``{weight}`` for what a dialect says in words of its own
+Statements have ``?`` for values, and ``{sums}`` and ``{weights}`` for what a dialect says in words of its own
 (``SQLStore.worded``).  All call gsc_day ``d`` and gsc_slice ``a``: old SQLite files lack some of their columns.
 """
 
@@ -82,15 +82,19 @@ ORDER BY d.date
 #: Lifetime totals computed anew from the rows of all published days.
 _ANEW = """
 SELECT d.dataset AS dataset, f.page AS page, sum(f.clicks) AS clicks, sum(f.impressions) AS impressions,
-       sum({weight}) AS weight, sum(CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END) AS weighed,
+       {weights} AS weight, sum(CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END) AS weighed,
        min(d.date) AS first_seen, max(d.date) AS last_seen, count(*) AS days_seen
 FROM gsc_fact f JOIN gsc_day d ON d.id = f.day WHERE d.dataset = ? AND f.rank = 1 GROUP BY d.dataset, f.page
 """
 _TOTALS = "dataset, page, clicks, impressions, weight, weighed, first_seen, last_seen, days_seen"
+#: What of the totals must agree.  A weight near 64 bits is not exact in SQLite: of that the first 20 bits.
+_AGREE = _TOTALS.replace(
+    " weight,", " CASE WHEN abs(weight) < 4e18 THEN weight ELSE round(weight / 8796093022208.0) END AS weight,"
+)
+_KEPT, _SUMS = f"SELECT {_AGREE} FROM gsc_lifetime WHERE dataset = ?", f"SELECT {_AGREE} FROM ({_ANEW}) n"
 _LIFETIME = f"""
 SELECT count(DISTINCT page) FROM (
-    SELECT page FROM (SELECT {_TOTALS} FROM gsc_lifetime WHERE dataset = ? EXCEPT {_ANEW}) a
-    UNION ALL SELECT page FROM ({_ANEW} EXCEPT SELECT {_TOTALS} FROM gsc_lifetime WHERE dataset = ?) b) f
+    SELECT page FROM ({_KEPT} EXCEPT {_SUMS}) a UNION ALL SELECT page FROM ({_SUMS} EXCEPT {_KEPT}) b) f
 """
 _REBUILD = f"INSERT INTO gsc_lifetime ({_TOTALS}) {_ANEW}"
 

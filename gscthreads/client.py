@@ -89,13 +89,19 @@ class Client:
         if credentials.session is not None:
             adopt_session(credentials.session, registry, self._root)
 
-    def fetch(self, batch: Sequence[Slice], deliver: Callable[[Outcome], None]) -> None:
-        """Fetch *batch*: one slice by a plain call, more by one multipart POST.
+    def fetch(
+        self,
+        batch: Sequence[Slice],
+        deliver: Callable[[Outcome], None],
+        on_request: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Fetch *batch*: one slice by a plain call, more by one multipart POST.  *on_request* is called just before
+        that goes out, and not at all when it doesn't, for want of a token, say.
 
         Each slice is delivered exactly once, as its part arrives, unless this raises: Halted when halted in the
         middle, CredentialsError when no token can be had, or whatever *deliver* raises.
         """
-        with _Exchange(self, self.http_timeout * (1 + len(batch) / 10)) as exchange:
+        with _Exchange(self, self.http_timeout * (1 + len(batch) / 10), on_request) as exchange:
             replies = _Replies(batch, deliver, self._decode, self._turn, exchange)
             alone = len(batch) == 1
             answers = self._answer(exchange, batch[0]) if alone else self._answers(exchange, batch)
@@ -213,11 +219,12 @@ class Client:
 class _Exchange(contextlib.ExitStack):
     """One HTTP request and its answer, under a deadline that runs from now; closes the answer on exit."""
 
-    def __init__(self, client: Client, seconds: float) -> None:
+    def __init__(self, client: Client, seconds: float, on_request: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.watch = self.enter_context(client.registry.deadline(seconds))
         self.status: Optional[int] = None  #: HTTP status of the answer, once there is one
         self._client = client
+        self._on_request = on_request
         self._token: Optional[Dict[str, str]] = None  # the headers that authorized it; None once rejected
         self._secret = ""  # the token that was sent, also when the user's session did it
 
@@ -244,6 +251,7 @@ class _Exchange(contextlib.ExitStack):
         if kind:
             headers["Content-Type"] = kind
         timeout = (min(client.http_timeout, 10.0), client.http_timeout)
+        self._on_request()
         try:
             response = session.request(
                 method, url, data=data, headers=headers, stream=True, timeout=timeout, allow_redirects=False

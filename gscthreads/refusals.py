@@ -3,6 +3,7 @@ nothing else.  Pure.  Source: gsc-api.md 5.1 (shapes) and 5.2 (table)."""
 
 from __future__ import annotations
 
+import datetime as dt
 import email.utils
 import re
 import time
@@ -61,10 +62,12 @@ def parse_retry_after(value: Optional[str], *, now: Optional[float] = None) -> O
         seconds = float(text)
     else:
         try:
-            moment = email.utils.parsedate_to_datetime(text).timestamp()
+            moment = email.utils.parsedate_to_datetime(text)
+            if moment.tzinfo is None:  # asctime's form names no zone: HTTP's dates are in UTC (RFC 9110, 5.6.7)
+                moment = moment.replace(tzinfo=dt.timezone.utc)
+            seconds = moment.timestamp() - (time.time() if now is None else now)
         except (TypeError, ValueError, IndexError, OverflowError, OSError):
             return None
-        seconds = moment - (time.time() if now is None else now)
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 

@@ -381,7 +381,7 @@ class _Table:
 
 def _storable(value: str) -> str:
     """*value* with each lone surrogate, which UTF-8 can't hold, replaced by U+FFFD."""
-    return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _LONE.search(value) else value
+    return _LONE.sub("\ufffd", value)
 
 
 _LONE = re.compile("[\ud800-\udfff]")

@@ -123,7 +123,12 @@ class Worker:
         return self._clock() < self._closed_until.get(site, -math.inf)
 
     def _fetch_part(self, batch: Batch, part: Sequence[Slice], grant: Grant, sent: List[float]) -> None:
-        refused = 0
+        refused, sent_out = 0, False
+
+        def on_request() -> None:
+            nonlocal sent_out
+            sent_out = True
+            self._on_sent(part, sum(slice_ in batch.again for slice_ in part))
 
         def deliver(outcome: Union[Fetched, Failed]) -> None:
             nonlocal refused
@@ -139,7 +144,9 @@ class Worker:
 
         try:  # from here on: a grant that nobody settles would count for as long as the run lives
             sent.append(self._clock())
-            self._on_sent(part, sum(slice_ in batch.again for slice_ in part))
-            self._client.fetch(part, deliver)
+            self._client.fetch(part, deliver, on_request)
         finally:
-            self._quota.settle(grant, refused=refused)
+            if sent_out:
+                self._quota.settle(grant, refused=refused)
+            else:
+                self._quota.refund(grant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -222,6 +223,18 @@ def test_an_answer_without_an_error_tells_of_none(answer):
 )
 def test_retry_after(value, seconds):
     assert parse_retry_after(value, now=60.0) == seconds
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone can't be changed here")
+@pytest.mark.parametrize("value", ["Thu Jan  1 00:01:40 1970", "Thu, 01 Jan 1970 00:01:40 -0000"])
+def test_a_retry_after_without_a_zone_is_in_utc(value, monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        assert parse_retry_after(value, now=60.0) == 40.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @examples(100)

@@ -137,7 +137,7 @@ def assert_sane(found: Rows, sent, dimensions):
 def storable(value):
     """What is left of *value* in a database: JSON joins surrogate pairs, and half a pair has no UTF-8."""
     whole = json.loads(json.dumps(value))
-    return "".join("\ufffd" * 3 if 0xD800 <= ord(char) <= 0xDFFF else char for char in whole)
+    return "".join("\ufffd" if 0xD800 <= ord(char) <= 0xDFFF else char for char in whole)
 
 
 @BOTH
@@ -251,8 +251,8 @@ def test_the_date_is_checked_and_left_out(decode):
 @BOTH
 @pytest.mark.parametrize(
     "sent, stored",
-    [("\x00", "\x00"), ("a\tb\nc\r", "a\tb\nc\r"), ("\ud800", "\ufffd" * 3), ("x\udc00y", "x\ufffd\ufffd\ufffdy"),
-     ("\ud83d\ude00", "\U0001f600"), ("\ude00\ud83d", "\ufffd" * 6), ("", ""), (" ", " "), ("\ufeff", "\ufeff"),
+    [("\x00", "\x00"), ("a\tb\nc\r", "a\tb\nc\r"), ("\ud800", "\ufffd"), ("x\udc00y", "x\ufffdy"),
+     ("\ud83d\ude00", "\U0001f600"), ("\ude00\ud83d", "\ufffd" * 2), ("", ""), (" ", " "), ("\ufeff", "\ufeff"),
      ("\\u0041", "\\u0041"), ("'; DROP TABLE x; --", "'; DROP TABLE x; --"), ("e\u0301", "e\u0301")],
     ids=ascii,
 )

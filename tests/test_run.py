@@ -316,15 +316,25 @@ def test_a_list_of_sites_that_kills_its_worker_is_not_waited_for(sim, path, monk
     assert copy(sim, path, 2).status == "failed"
 
 
-def test_a_worker_that_dies_with_calls_in_hand_lets_go_of_them():
+@pytest.mark.parametrize("moment", ["before the request goes out", "while the request goes out"])
+def test_a_worker_that_dies_with_calls_in_hand_lets_go_of_them(moment):
     dataset, halt = Dataset(SITE, Report("page", ("page",)), "web"), Halt()
     outcomes = Outcomes(10, halt)
     quota = Quota(site_budget=100, user_budget=100, project_budget=100, burst=5, halt=halt)
-    dying = Worker(client=None, quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: 1 / 0)
+
+    class Going:
+        def fetch(self, part, deliver, on_request):
+            if goes_out:
+                on_request()
+            raise ZeroDivisionError
+
+    goes_out = moment == "while the request goes out"
+    dying = Worker(client=Going(), quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: None)
     dying.run(Batch(0, [Slice(dataset, SliceKey(LAST, 0))]))
     (ended,) = outcomes.take(0.0, most_rows=1)
     assert isinstance(ended.error, ZeroDivisionError)
     assert not any(quota._open.values())
+    assert quota.sent_last_minute() == goes_out  # what was never sent is no call
 
 
 @pytest.mark.parametrize("moment", ["between parts", "while waiting"])
@@ -341,7 +351,8 @@ def test_what_waits_for_its_quota_while_the_site_closes_is_given_back_unsent(mom
             return super().acquire(site, 1)
 
     class Refusing:
-        def fetch(self, part, deliver):
+        def fetch(self, part, deliver, on_request):
+            on_request()
             sent.extend(part)
             deliver(Failed(part[0], refusal) if moment == "between parts" else Fetched(part[0], Rows(0, 0, [])))
 

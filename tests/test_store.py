@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from gscthreads.audit import audit
+from gscthreads.audit import audit, mend
 from gscthreads.errors import ConfigError, LeaseLost, StoreError, StoreFull, StoreLocked, StoreMissing
 from gscthreads.halt import Halt, Halted
 from gscthreads.model import Dataset, Report, Rows, SliceKey
@@ -446,6 +446,32 @@ def test_old_sqlites_take_fewer_parameters_a_statement(sqlite_store, limit, monk
     monkeypatch.setattr("gscthreads.stores.sqlite._MOST_PARAMETERS", limit)
     assert publish(sqlite_store, PAGE, DAY, pages(**{f"p{number}": number for number in range(1234)})) == 1234
     assert sqlite_store.read("SELECT count(*), sum(clicks) FROM gsc_page_daily") == [(1234, 1234 * 1233 // 2)]
+
+
+def busy(impressions, position):
+    return Rows.of([("a", [row(5, impressions, position=position)])])
+
+
+@pytest.mark.parametrize("impressions", [2_500_000, 1_000_000_000, 10**12])
+def test_totals_of_very_busy_pages_are_right_too(store, impressions):
+    """Their weights are beyond 64 bits in SQLite, of all days, or even of one."""
+    days, position = 5 if impressions > 10**7 else 480, 7.3
+    with transaction(store):
+        for number in range(days):
+            store.publish(PAGE, DAY + dt.timedelta(days=number), busy(impressions, position), status=FINAL, calls=1)
+    assert audit(store, PAGE) == []
+    publish(store, PAGE, DAY, busy(2 * impressions, 1.5))
+    assert audit(store, PAGE) == []
+    expected = (position * (days - 1) + 1.5 * 2) / (days + 1)
+    seen = "SELECT impressions, position FROM gsc_page_lifetime WHERE page = 'a'"
+    assert store.read(seen) == [((days + 1) * impressions, pytest.approx(expected, rel=1e-12))]
+    with transaction(store):
+        store.execute("UPDATE gsc_lifetime SET weight = weight * 1.001")
+    (flaw,) = audit(store, PAGE)
+    assert flaw.kind == "lifetime"
+    with transaction(store):
+        mend(store, [flaw])
+    assert audit(store, PAGE) == [] and store.read(seen)[0][1] == pytest.approx(expected, rel=1e-12)
 
 
 def test_files_that_are_not_ours_are_left_alone(tmp_path):

@@ -65,7 +65,7 @@ class PostgresStore(SQLStore):
     psycopg2.  *schema*: that of our tables; "": the role's first one (mostly ``public``); it is made if missing.
     *role*: who to be there, and who owns the tables; "": the one who logs in."""
 
-    _words = {"sums": schema.SUMS, "weight": schema.WEIGHT}
+    _words = {"sums": schema.SUMS, "weights": f"sum({schema.WEIGHT})"}
 
     def __init__(self, where: Union[str, Connect], *, schema: str = "", role: str = "",
                  label: str = "Postgres") -> None:

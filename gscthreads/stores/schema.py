@@ -234,8 +234,18 @@ SELECT EXISTS (SELECT 1 FROM gsc_fact WHERE day = ?1),
        EXISTS (SELECT 1 FROM gsc_slice WHERE day = ?1) OR EXISTS (SELECT 1 FROM gsc_stage WHERE day = ?1)
 """
 
-#: A row's part of gsc_lifetime.weight (2^30 = 1073741824).
-WEIGHT = "CAST(round(coalesce(f.position * f.impressions, 0) * 1073741824.0) AS INTEGER)"
+#: A row's part of gsc_lifetime.weight (2^30 = 1073741824).  What is beyond 64 bits (a page that in all was seen a
+#: thousand million times in place 8) becomes REAL, here and by SQLite's own ``+``: then rounding is left behind.
+_SHARE = "(coalesce(f.position * f.impressions, 0) * 1073741824.0)"
+WEIGHT = f"CASE WHEN abs({_SHARE}) < 9e18 THEN CAST(round({_SHARE}) AS INTEGER) ELSE {_SHARE} END"
+
+#: The sum of those of many rows.  sum() would refuse to go beyond 64 bits, so the bits above 2^30 and those below are
+#: summed apart: each is exact, and so is the whole where it fits.
+_ABOVE = f"CAST(round({_SHARE}) / 1073741824.0 AS INTEGER)"
+SUM_OF_WEIGHTS = (
+    f"(CAST(total({_ABOVE}) AS INTEGER) * 1073741824"
+    f" + CAST(total(round({_SHARE}) - {_ABOVE} * 1073741824.0) AS INTEGER))"
+)
 _WEIGHED = "CASE WHEN f.position IS NULL THEN 0 ELSE f.impressions END"
 
 #: Lifetime totals: take the day's present rows out (before they are replaced) ...

@@ -36,7 +36,7 @@ class SQLStore(Store):
     """A store in SQL.  Each dialect says how it runs a statement."""
 
     #: ``sums``: selects rows, clicks, impressions, positions and ctrs, which prove the rows of what follows its FROM;
-    #: ``weight``: the part of a row of gsc_fact f in gsc_lifetime.weight.
+    #: ``weights``: sums gsc_lifetime.weight anew from rows of gsc_fact f.
     _words: Mapping[str, str]
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ class SQLiteStore(SQLStore):
     A file that was once shared is known again without being told.
     """
 
-    _words = {"sums": schema.SUMS, "weight": schema.WEIGHT}
+    _words = {"sums": schema.SUMS, "weights": schema.SUM_OF_WEIGHTS}
 
     def __init__(self, path: str, *, shared: bool = False) -> None:
         super().__init__()
