@@ -277,7 +277,8 @@ class Coordinator:
                     break
                 patient = not self._leaving()
                 Halt().wait(_AGAIN)
-        self._store.close(discard=result.status == FAILED and not self._may_hold_rows)
+        # Calls were made: the budgets beside the store remember them, and what became of them is in gsc_runs.
+        self._store.close(discard=result.status == FAILED and not self._may_hold_rows and not result.calls)
         return result
 
     def _note_end(self, result: Result) -> None:

@@ -271,7 +271,6 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path):
         base = {"--site": SITE, "--store": "sqlite:///x.db", "--credentials": "good.json", "--api-root": sim.url,
                 "--start": "-15d"}
         for change, status in (
-            ({"--site": "sc-domain:unknown.net"}, 1),
             ({"--start": "2026-2-3"}, 2),
             ({"--start": "-3d", "--end": "-9d"}, 2),
             ({"--start": "2001-01-01"}, 2),
@@ -291,6 +290,42 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path):
             assert done.returncode == status, (change, done.stderr)
             assert len(done.stderr.splitlines()) == 1, done.stderr
             assert not [name for name in os.listdir(tmp_path) if name.startswith("x.db")], change
+
+
+def test_what_a_failed_first_run_called_is_remembered(path):
+    """Or whoever runs it again and again would call as often as the server lets them."""
+    wanted = dict(start=TODAY - dt.timedelta(days=9), end=TODAY - dt.timedelta(days=5), store=f"sqlite:///{path}")
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1) as sim:
+        access = dict(credentials=sim.credentials(), api_root=sim.url)
+        first = gscthreads.sync("sc-domain:unknown.net", **wanted, **access)
+        assert first.status == "failed" and first.calls == sim.stats()["calls"] > 0
+        with opened(path) as database:
+            assert database.execute("SELECT status, calls FROM gsc_runs").fetchall() == [("failed", first.calls)]
+        second = gscthreads.sync(SITE, **wanted, **access)
+        assert second.status == "complete" and second.calls == 10
+    with contextlib.closing(sqlite3.connect(f"{path}-sync")) as ledger:
+        state = json.loads(ledger.execute("SELECT state FROM gsc_quota WHERE key LIKE '%unknown%'").fetchone()[0])
+    assert state["leaving"]
+
+
+def test_a_request_that_no_token_was_to_be_had_for_is_no_call(path):
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1) as sim:
+        sim.faults.script("token_503", times=None)
+        result = gscthreads.sync(
+            SITE, start=TODAY - dt.timedelta(days=9), end=TODAY - dt.timedelta(days=5), store=f"sqlite:///{path}",
+            credentials=sim.credentials(), api_root=sim.url, backoff_base=0.01, backoff_cap=0.01)
+        assert result.status == "failed" and result.faults["Transient"] > 0
+        assert (result.calls, result.http_batches, result.retries, result.peak_qpm) == (0, 0, 0, 0)
+        assert sim.stats()["calls"] == 0
+
+
+def test_a_run_that_never_called_leaves_no_file(path):
+    with Simulator(sites=[Site(SITE, rows_per_day=20)], seed=1) as sim:
+        sim.faults.script("token_invalid_grant", times=None)
+        with pytest.raises(gscthreads.CredentialsError):
+            gscthreads.sync(SITE, start="-9d", end="-5d", store=f"sqlite:///{path}", credentials=sim.credentials(),
+                            api_root=sim.url)
+    assert not [name for name in os.listdir(os.path.dirname(path)) if name.startswith(os.path.basename(path))]
 
 
 def test_provisional_days_are_replaced_whole_and_holes_are_filled(path):

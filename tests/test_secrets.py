@@ -181,11 +181,11 @@ KINDS = {
 def die_once(monkeypatch):
     fetch, deaths = Client.fetch, iter([True])
 
-    def dying(self, batch, deliver):
+    def dying(self, batch, deliver, on_request):
         headers = self.credentials.authorize(self.session())
         if next(deaths, False):
             raise RuntimeError("a bug", len(headers))
-        fetch(self, batch, deliver)
+        fetch(self, batch, deliver, on_request)
 
     monkeypatch.setattr(Client, "fetch", dying)
 

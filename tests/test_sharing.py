@@ -489,10 +489,10 @@ def test_a_server_that_asks_for_patience_gets_it_from_all_workers(fault, sim, pa
     sent, refused = [], threading.Event()
     fetch, settle = Client.fetch, Coordinator._settle_failed
 
-    def fetch_noted(this, batch, deliver):
+    def fetch_noted(this, batch, deliver, on_request):
         assert not refused.is_set() or fault == "http_503"
         sent.append(len(batch))
-        fetch(this, batch, deliver)
+        fetch(this, batch, deliver, on_request)
 
     def settle_noted(this, outcome):
         settle(this, outcome)
@@ -600,10 +600,10 @@ def test_faults_restarts_and_uptime_are_kept(sim, path, monkeypatch):
     sim.faults.script("unauthorized_401", times=1)
     fetch, deaths = Client.fetch, iter([True])
 
-    def dying(self, batch, deliver):
+    def dying(self, batch, deliver, on_request):
         if next(deaths, False):
             raise RuntimeError("a bug")
-        fetch(self, batch, deliver)
+        fetch(self, batch, deliver, on_request)
 
     monkeypatch.setattr(Client, "fetch", dying)
     result = run(sim, path, batch_size=4)
@@ -637,8 +637,8 @@ def test_crashes_lower_the_uptime(crashes, sim, path, monkeypatch):
     monkeypatch.setattr("gscthreads.worker.BatchEnded", lambda *values: BatchEnded(*values)._replace(seconds=1.0))
     fetch, deaths = Client.fetch, iter([True] * crashes)
 
-    def dying(self, batch, deliver):
-        fetch(self, batch, deliver)
+    def dying(self, batch, deliver, on_request):
+        fetch(self, batch, deliver, on_request)
         if next(deaths, False):
             raise RuntimeError("a bug")
 

@@ -213,7 +213,7 @@ def installed(seams: Seams, recorder: Recorder) -> Iterator[None]:
     client, worker, quota = gscthreads.client.Client, gscthreads.worker.Worker, gscthreads.quota.Quota
     fetch, run, acquire, make_decoder = client.fetch, worker._fetch, quota.acquire, _sync.make_decoder
 
-    def fetch_with_seams(self: Any, batch: Any, deliver: Any) -> None:
+    def fetch_with_seams(self: Any, batch: Any, deliver: Any, on_request: Any) -> None:
         def deliver_with_seams(outcome: Any) -> None:
             seams.hit("deliver.before")
             deliver(outcome)
@@ -224,7 +224,7 @@ def installed(seams: Seams, recorder: Recorder) -> Iterator[None]:
         seams.hit("fetch.before")
         for slice_ in batch:
             recorder.asked(name_of(*slice_))
-        fetch(self, batch, deliver_with_seams)
+        fetch(self, batch, deliver_with_seams, on_request)
         seams.hit("fetch.after")
 
     def run_with_seams(self: Any, *values: Any) -> Any:
