@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Seque
 
 from .errors import ApiError, Transient
 from .model import DIMENSIONS, ROW_LIMIT, Rows, Slice
-from .nesting import is_deep
+from .nesting import is_deep, outside_texts
 from .refusals import refusal_in
 
 #: Counts above this can't have come from a double without loss (all four metrics are doubles, gsc-api.md 2.6).
@@ -144,11 +144,16 @@ def _decode_whole(body: bytes, table: "_Table") -> Rows:
 def _check_size(body: bytes) -> None:
     """Refuse a body that would become far more Python objects than a slice is, before it is parsed.
 
-    A row has one object, one list and about six commas; the margin is for those inside URLs and queries.
+    A row has one object, one list and about six commas; with some margin for those inside URLs and queries nobody
+    needs to tell them apart.
     """
-    most = 8 * ROW_LIMIT
-    if body.count(b"{") > most or body.count(b"[") > most or body.count(b",") > 40 * ROW_LIMIT:
+    if _has_many(body) and _has_many(outside_texts(body, b"{[,")):
         raise ValueError("it has far more parts than a slice of rows")
+
+
+def _has_many(body: bytes) -> bool:
+    most = 8 * ROW_LIMIT
+    return body.count(b"{") > most or body.count(b"[") > most or body.count(b",") > 40 * ROW_LIMIT
 
 
 def _not_finite(text: str) -> NoReturn:

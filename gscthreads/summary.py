@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-from .figures import Result
+from .figures import COMPLETE, Result
 from .stores import open_store
 from .stores.base import Store
 from .verify import Verification
@@ -46,10 +46,12 @@ def result_text(result: Result) -> str:
         (each.site, each.report, each.search_type, each.status, each.days, each.rows, each.calls)
         for each in result.datasets
     ]
-    pace = f"{result.rows / result.seconds:,.0f} rows/s" if result.rows and result.seconds else "nothing to do"
+    pace = f" ({result.rows / result.seconds:,.0f} rows/s)" if result.rows and result.seconds else ""
+    if result.status == COMPLETE and not result.calls and not result.days:
+        pace = " (nothing to do)"
     return (
         table(("site", "report", "type", "status", "days", "rows", "calls"), rows)
-        + f"\n{result.status}: {result.days:,} days, {result.rows:,} rows in {result.seconds:,.1f} s ({pace}); "
+        + f"\n{result.status}: {result.days:,} days, {result.rows:,} rows in {result.seconds:,.1f} s{pace}; "
         f"{result.calls:,} calls in {result.http_batches:,} HTTP requests, {result.retries:,} of them retries, "
         f"peak {result.peak_qpm:,} a minute"
     )

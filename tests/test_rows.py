@@ -501,6 +501,17 @@ def test_an_answer_of_far_more_parts_than_rows_have_is_refused_before_it_is_pars
 
 
 @BOTH
+@pytest.mark.parametrize("sign", ["[", "{", ",", '\\"['])
+def test_what_is_inside_urls_is_no_part_of_an_answer(decode, sign):
+    """Also where rows are not what comes first, so that the answer is parsed whole."""
+    count = 6_000
+    rows = b",".join(b'{"keys":["p","%d%s"],"clicks":0,"impressions":1}' % (number, sign.encode() * 200)
+                     for number in range(count))
+    body = b'{"responseAggregationType":"byPage","rows":[' + rows + b"]}"
+    assert decode(body, PAGE_QUERY).received == count
+
+
+@BOTH
 @pytest.mark.parametrize(
     "error, expected",
     [
