@@ -24,7 +24,7 @@ from .sync import Sync
 
 _EXITS = """exit status:
   0  every day asked for is published
-  1  at least one dataset failed; the others went on
+  1  at least one dataset failed (the others went on), or the store or the credentials can't be used
   2  bad usage or configuration; nothing was done
   3  halted or parked; the same command goes on where this one stopped
 """

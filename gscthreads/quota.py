@@ -233,8 +233,6 @@ class _Turn:
 class _Sent(NamedTuple):
     at: float
     calls: int
-    grant: str
-    peak_before: int
 
 
 class Quota:
@@ -337,6 +335,16 @@ class Quota:
             with self._lock:
                 waiting.remove(turn)
 
+    def sent(self, grant: Grant) -> None:
+        """The granted calls go out now: they are among those we have made."""
+        with self._lock:
+            now = self._clock()
+            sent = self._sent.setdefault(grant.site, collections.deque())
+            sent.append(_Sent(now, grant.calls))
+            while sent[0].at <= now - WINDOW:
+                sent.popleft()
+            self._peak = max(self._peak, sum(each.calls for each in sent))
+
     def settle(self, grant: Grant, *, refused: int = 0) -> None:
         """The answer to the granted calls is complete, or will never come; *refused* of them came too fast."""
 
@@ -355,10 +363,6 @@ class Quota:
                 bucket.refund(grant.name, now)
 
         self._give_back(grant, change)
-        with self._lock:
-            sent = self._sent.get(grant.site, collections.deque())
-            self._sent[grant.site] = collections.deque(each for each in sent if each.grant != grant.name)
-            self._peak = next((each.peak_before for each in sent if each.grant == grant.name), self._peak)
 
     def renew(self) -> None:
         """Tell the ledger now and then that we live and wait for answers.  Cheap: call it often."""
@@ -417,16 +421,7 @@ class Quota:
             if isinstance(found, Grant):
                 with self._lock:
                     self._open.setdefault(site, set()).add(found.name)
-                    self._count(found)
         return found
-
-    def _count(self, grant: Grant) -> None:
-        now = self._clock()
-        sent = self._sent.setdefault(grant.site, collections.deque())
-        sent.append(_Sent(now, grant.calls, grant.name, self._peak))
-        while sent[0].at <= now - WINDOW:
-            sent.popleft()
-        self._peak = max(self._peak, sum(each.calls for each in sent))
 
     def _give_back(self, grant: Grant, change: Callable[[List[TokenBucket], float], Any]) -> None:
         """Until the ledger takes it: an answer that is not noted would keep its calls in the log too long."""

@@ -33,9 +33,9 @@ class Batch:
 
 
 class BatchEnded(NamedTuple):
-    """Always a batch's last outcome, unless the run halts.  ``sent_at``: monotonic seconds, None when it was never
-    sent.  ``error``: what the worker died of.  ``seconds``: how long it was at work.  ``unsent``: slices that were kept
-    back, as the site wants no calls for a while."""
+    """Always a batch's last outcome, unless the run halts.  ``sent_at``: monotonic seconds, when its first part was
+    begun, None when none was.  ``error``: what the worker died of.  ``seconds``: how long it was at work.  ``unsent``:
+    slices that were kept back, as the site wants no calls for a while."""
 
     batch: Batch
     sent_at: Optional[float] = None
@@ -101,7 +101,7 @@ class Worker:
             self._outcomes.put(SitesListed(error))
 
     def _fetch(self, batch: Batch, sent: List[float]) -> Sequence[Slice]:
-        """Fetch *batch*, in as many parts as the quota grants it; note in *sent* when each went out.  What the site
+        """Fetch *batch*, in as many parts as the quota grants it; note in *sent* when each was begun.  What the site
         wants no calls for is given back."""
         done = 0
         while done < len(batch.slices) and not self._is_closed(batch.site):
@@ -128,6 +128,7 @@ class Worker:
         def on_request() -> None:
             nonlocal sent_out
             sent_out = True
+            self._quota.sent(grant)
             self._on_sent(part, sum(slice_ in batch.again for slice_ in part))
 
         def deliver(outcome: Union[Fetched, Failed]) -> None:

@@ -281,6 +281,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path):
             ({"--credentials": "none.json"}, 2),
             ({"--credentials": "broken.json"}, 2),
             ({"--max-concurrency": "0"}, 2),
+            ({"--site": "sc-domain:unknown.net"}, 1),  # the last: it calls, and what it called is remembered
         ):
             words = [word for pair in {**base, **change}.items() for word in pair]
             done = subprocess.run(
@@ -289,7 +290,8 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path):
             )
             assert done.returncode == status, (change, done.stderr)
             assert len(done.stderr.splitlines()) == 1, done.stderr
-            assert not [name for name in os.listdir(tmp_path) if name.startswith("x.db")], change
+            left = sorted(name for name in os.listdir(tmp_path) if name.startswith("x.db"))
+            assert left == (["x.db", "x.db-sync"] if "--site" in change else []), change
 
 
 def test_what_a_failed_first_run_called_is_remembered(path):

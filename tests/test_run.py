@@ -329,7 +329,7 @@ def test_a_worker_that_dies_with_calls_in_hand_lets_go_of_them(moment):
             raise ZeroDivisionError
 
     goes_out = moment == "while the request goes out"
-    dying = Worker(client=Going(), quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: None)
+    dying = Worker(client=Going(), quota=quota, outcomes=outcomes, halt=halt, on_sent=lambda slices, again: 1 / 0)
     dying.run(Batch(0, [Slice(dataset, SliceKey(LAST, 0))]))
     (ended,) = outcomes.take(0.0, most_rows=1)
     assert isinstance(ended.error, ZeroDivisionError)
