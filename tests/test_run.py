@@ -334,7 +334,9 @@ def test_a_worker_that_dies_with_calls_in_hand_lets_go_of_them(moment):
     (ended,) = outcomes.take(0.0, most_rows=1)
     assert isinstance(ended.error, ZeroDivisionError)
     assert not any(quota._open.values())
-    assert quota.sent_last_minute() == goes_out  # what was never sent is no call
+    assert quota.sent_last_minute() == goes_out  # what was never sent is no call, and uses no budget
+    ledger = quota._ledger.update([], lambda states, now: dict(states))
+    assert ledger and all(bool(state["leaving"]) == goes_out for state in ledger.values())
 
 
 @pytest.mark.parametrize("moment", ["between parts", "while waiting"])
